@@ -12,7 +12,8 @@
 //   - Terminate of an instance that is gone or was never there succeeds. It returns when the instance can no longer be billed
 //     or run anything.
 //   - List returns every instance with the owner's tag that is pending or running, and none without it.
-//   - Watch delivers every change after it was opened, at least once and in order for one instance.
+//   - Watch begins with InstanceRunning for the instances that run when it opens, so that a caller need not know when that is,
+//     and delivers every change after it was opened, at least once and in order for one instance.
 //   - Every error that reaches the caller is an *Error, so that the caller can decide by its Kind.
 //
 // All methods are safe for concurrent use and honour the context.
