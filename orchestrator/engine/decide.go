@@ -1,0 +1,289 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+)
+
+// Step decides a command and all that follows from it, applies the facts to the state and returns them. Now is raised to the time of
+// the last fact if it is earlier. With an error, a *Rejection, the state is as it was. The facts must be durable before
+// any effect of the new state is carried out; if they cannot be made so, the state is worthless and is read from the log again.
+func Step(state *State, command Command, now time.Time) ([]*event.Fact, error) {
+	if now.Before(state.Now) {
+		now = state.Now
+	}
+	facts, err := Decide(state, command, now)
+	if err != nil {
+		return nil, err
+	}
+	for next := facts; ; facts = append(facts, next...) {
+		for _, fact := range next {
+			state.Apply(fact)
+		}
+		if next = Settle(state, now); len(next) == 0 {
+			return facts, nil
+		}
+	}
+}
+
+// Decide returns the facts that the command itself amounts to. What follows from them is Settle's.
+func Decide(state *State, command Command, now time.Time) ([]*event.Fact, error) {
+	d := &draft{state: state, now: now}
+	var err error
+	switch command := command.(type) {
+	case BeginTerm:
+		d.add("", &event.TermBegan{Term: command.Term, FormatLevel: event.FormatLevel, Seed: firstSeed(state, command.Seed)})
+	case CloseFleet:
+		d.add("", &event.FleetClosed{Reason: command.Reason})
+	case Tick:
+	case CreateJob:
+		err = d.createJob(command)
+	case UpdateJob:
+		err = d.updateJob(command)
+	case AdmitJob:
+		err = d.admitJob(command)
+	case DenyJob:
+		err = d.denyJob(command)
+	case DeleteJob:
+		err = d.deleteJob(command)
+	case DeletePod:
+		err = d.deletePod(command)
+	case PutObject:
+		err = d.putObject(command)
+	case DeleteObject:
+		err = d.deleteObject(command)
+	case ObserveOffers:
+		d.observeOffers(command)
+	case SettleLaunch:
+		err = d.settleLaunch(command)
+	case JoinNode:
+		err = d.joinNode(command)
+	case NoticeInstance:
+		d.noticeInstance(command)
+	case InstanceGone:
+		d.instanceGone(command)
+	case ReportPod:
+		err = d.reportPod(command)
+	default:
+		panic(fmt.Sprintf("engine: command %T is not known", command))
+	}
+	return d.facts, err
+}
+
+// draft collects facts that are decided at one time.
+type draft struct {
+	state *State
+	now   time.Time
+	facts []*event.Fact
+}
+
+func (d *draft) add(tenant string, message proto.Message) {
+	d.facts = append(d.facts, event.Of(tenant, d.now, message))
+}
+
+func firstSeed(state *State, seed []byte) []byte {
+	if len(state.Seed) > 0 {
+		return nil
+	}
+	return seed
+}
+
+func (d *draft) createJob(command CreateJob) error {
+	object := command.Job
+	created := &event.JobCreated{Uid: string(object.UID), Name: object.Name, SpecDigest: command.Digest}
+	if holder, taken := d.state.JobOf(object.Namespace, object.Name); taken {
+		if !command.ReplaceEnded || !holder.Ended() || holder.Receipt == nil {
+			return reject(AlreadyExists, "jobs.batch %q already exists", object.Name)
+		}
+		created.Replaces = holder.UID
+	}
+	if d.state.Closed != "" {
+		return reject(Unfit, "no new Job is taken: %s", d.state.Closed)
+	}
+	encoded, err := json.Marshal(object)
+	if err != nil {
+		return reject(Unfit, "the Job cannot be written down: %v", err)
+	}
+	created.Job = encoded
+	d.add(object.Namespace, created)
+	return nil
+}
+
+func (d *draft) updateJob(command UpdateJob) error {
+	owner, ok := d.state.Jobs[string(command.Job.UID)]
+	if !ok {
+		return reject(NotFound, "jobs.batch %q not found", command.Job.Name)
+	}
+	if command.Version != 0 && command.Version != owner.Version {
+		return reject(Conflict, "the Job has been modified; please apply your changes to the latest version and try again")
+	}
+	encoded, err := json.Marshal(command.Job)
+	if err != nil {
+		return reject(Unfit, "the Job cannot be written down: %v", err)
+	}
+	d.add(owner.Tenant(), &event.JobUpdated{Uid: owner.UID, Job: encoded, SpecDigest: command.Digest, Generation: command.Job.Generation})
+	return nil
+}
+
+// undecided returns the Job if policy has not decided about it.
+func (d *draft) undecided(uid string) (*Job, error) {
+	owner, ok := d.state.Jobs[uid]
+	if !ok || owner.Profile != nil {
+		return nil, reject(Stale, "no Job %q waits for policy's decision", uid)
+	}
+	return owner, nil
+}
+
+func (d *draft) admitJob(command AdmitJob) error {
+	owner, err := d.undecided(command.UID)
+	if err != nil {
+		return err
+	}
+	d.add(owner.Tenant(), &event.JobAdmitted{Uid: owner.UID, Profile: command.Profile})
+	return nil
+}
+
+func (d *draft) denyJob(command DenyJob) error {
+	owner, err := d.undecided(command.UID)
+	if err != nil {
+		return err
+	}
+	d.add(owner.Tenant(), &event.JobDenied{Uid: owner.UID, Reasons: command.Reasons, BundleDigest: command.BundleDigest})
+	return nil
+}
+
+func (d *draft) deleteJob(command DeleteJob) error {
+	owner, ok := d.state.JobOf(command.Namespace, command.Name)
+	if !ok {
+		return reject(NotFound, "jobs.batch %q not found", command.Name)
+	}
+	if command.UID != "" && command.UID != owner.UID {
+		return reject(Conflict, "the UID in the precondition (%s) is not that of the Job (%s)", command.UID, owner.UID)
+	}
+	if owner.DeletionRequested.IsZero() {
+		d.add(owner.Tenant(), &event.JobDeletionRequested{Uid: owner.UID})
+	}
+	return nil
+}
+
+func (d *draft) deletePod(command DeletePod) error {
+	pod, ok := d.state.Pods[d.state.PodNames[Name{command.Namespace, command.Name}]]
+	if !ok {
+		return reject(NotFound, "pods %q not found", command.Name)
+	}
+	if command.UID != "" && command.UID != pod.UID {
+		return reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", command.UID, pod.UID)
+	}
+	if !pod.IsLive() {
+		return reject(Unfit, "pod %q has ended; it goes when its Job is deleted", command.Name)
+	}
+	if pod.Stopping.IsZero() {
+		d.stopPod(pod, "Deleted", "the pod was deleted", false, d.graceOf(pod))
+	}
+	return nil
+}
+
+func (d *draft) graceOf(pod *Pod) int64 { return d.state.Jobs[pod.JobUID].Spec.GraceSeconds }
+
+func (d *draft) putObject(command PutObject) error {
+	known, exists := d.state.Objects[command.Key]
+	switch {
+	case command.Create && exists:
+		return reject(AlreadyExists, "%s %q already exists", command.Key.Resource, command.Key.Name)
+	case !command.Create && !exists:
+		return reject(NotFound, "%s %q not found", command.Key.Resource, command.Key.Name)
+	case command.Version != 0 && command.Version != known.Version:
+		return reject(Conflict, "the object has been modified; please apply your changes to the latest version and try again")
+	}
+	d.add(command.Key.Namespace, &event.ObjectPut{
+		Resource: command.Key.Resource, Namespace: command.Key.Namespace, Name: command.Key.Name, Uid: command.UID, Object: command.Object,
+	})
+	return nil
+}
+
+func (d *draft) deleteObject(command DeleteObject) error {
+	known, exists := d.state.Objects[command.Key]
+	if !exists {
+		return reject(NotFound, "%s %q not found", command.Key.Resource, command.Key.Name)
+	}
+	if command.UID != "" && command.UID != known.UID {
+		return reject(Conflict, "the UID in the precondition (%s) is not that of the object (%s)", command.UID, known.UID)
+	}
+	d.add(command.Key.Namespace, &event.ObjectDeleted{Resource: command.Key.Resource, Namespace: command.Key.Namespace, Name: command.Key.Name})
+	return nil
+}
+
+// observeOffers records the offers if they differ from those on record.
+func (d *draft) observeOffers(command ObserveOffers) {
+	known, seen := d.state.Offers[command.Provider]
+	observed := &event.OffersObserved{Provider: command.Provider, Offers: command.Offers}
+	if seen && proto.Equal(observed, &event.OffersObserved{Provider: command.Provider, Offers: known}) {
+		return
+	}
+	d.add("", observed)
+}
+
+// stopPod tells a pod to end. One that has no node ends at once.
+func (d *draft) stopPod(pod *Pod, reason, message string, eviction bool, grace int64) {
+	tenant := pod.Namespace
+	d.add(tenant, &event.PodStopping{Uid: pod.UID, Reason: reason, Message: message, Eviction: eviction, GraceSeconds: grace})
+	if pod.Node == "" {
+		outcome := event.PodFinished_STOPPED
+		if eviction {
+			outcome = event.PodFinished_EVICTED
+		}
+		d.add(tenant, &event.PodFinished{Uid: pod.UID, Outcome: outcome, Reason: reason, Message: message})
+	}
+}
+
+// outcomeOf tells how a pod that ended on its node counts. What its node reports as a failure while it was being evicted is the
+// eviction; what succeeded in spite of it has succeeded.
+func outcomeOf(pod *Pod, succeeded bool) event.PodFinished_Outcome {
+	switch {
+	case succeeded:
+		return event.PodFinished_SUCCEEDED
+	case pod.EvictionPending:
+		return event.PodFinished_EVICTED
+	case !pod.Stopping.IsZero() && pod.Reason != "Deleted":
+		return event.PodFinished_STOPPED
+	}
+	return event.PodFinished_FAILED
+}
+
+func (d *draft) reportPod(command ReportPod) error {
+	pod, ok := d.state.Pods[command.UID]
+	if !ok || pod.Node != command.Node || pod.Epoch != command.Epoch || !pod.IsLive() {
+		return reject(Stale, "pod %s has no attempt %d that runs on %s", command.UID, command.Epoch, command.Node)
+	}
+	if pod.Started.IsZero() && pod.Stopping.IsZero() && command.Phase != ReportFailed {
+		d.add(pod.Namespace, &event.PodStarted{Uid: pod.UID})
+	}
+	if command.Restarts > pod.Restarts && command.Phase == ReportRunning {
+		d.add(pod.Namespace, &event.PodRestarted{Uid: pod.UID, Restarts: command.Restarts, ExitCode: command.ExitCode})
+	}
+	if command.Phase == ReportSucceeded || command.Phase == ReportFailed {
+		outcome := outcomeOf(pod, command.Phase == ReportSucceeded)
+		finished := &event.PodFinished{
+			Uid: pod.UID, Outcome: outcome, ExitCode: command.ExitCode, Reason: command.Reason, Message: command.Message,
+			Restarts: command.Restarts, FinishedUnixNano: d.now.UnixNano(),
+		}
+		if outcome == event.PodFinished_EVICTED || outcome == event.PodFinished_STOPPED {
+			finished.Reason, finished.Message = pod.Reason, pod.Message
+		}
+		d.add(pod.Namespace, finished)
+	}
+	return nil
+}
+
+// tenantOfNode is the tenant of the Job that pays for the node.
+func (d *draft) tenantOfNode(node *Node) string {
+	if payer, ok := d.state.Jobs[node.PaidBy]; ok {
+		return payer.Tenant()
+	}
+	return ""
+}

@@ -1,0 +1,86 @@
+package engine
+
+import (
+	"time"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+)
+
+// Words that providers.ErrorKind uses; the engine imports no provider.
+const (
+	errorNoCapacity = "no-capacity"
+	errorQuota      = "quota"
+)
+
+// A refused offer is out for FirstPause, doubled at each refusal in a row up to LastPause. Faults of the call itself, such as throttling,
+// pause for BriefPause.
+const (
+	FirstPause = 30 * time.Second
+	LastPause  = 15 * time.Minute
+	BriefPause = 5 * time.Second
+)
+
+func (d *draft) settleLaunch(command SettleLaunch) error {
+	launch, ok := d.state.Launches[command.Key]
+	if !ok {
+		return reject(Stale, "launch %s is settled already", command.Key)
+	}
+	settled := &event.LaunchSettled{Key: command.Key, ErrorKind: command.ErrorKind, Error: command.Error}
+	for i, instance := range command.Instances {
+		settled.Nodes = append(settled.Nodes, &event.LaunchedNode{
+			Node: d.state.nodeName(launch, i), InstanceId: instance.ID, OfferId: instance.OfferID,
+		})
+	}
+	if command.ErrorKind != "" {
+		settled.PauseUntilUnixNano = d.now.Add(d.state.pauseAfter(launch, command.ErrorKind)).UnixNano()
+	}
+	d.add(launch.Tenant, settled)
+	return nil
+}
+
+func (s *State) pauseAfter(launch *Launch, kind string) time.Duration {
+	if kind != errorNoCapacity && kind != errorQuota {
+		return BriefPause
+	}
+	length := FirstPause
+	for range s.pauses[offerKey{launch.Provider, launch.Offers[0].GetId()}].refusals {
+		length = min(2*length, LastPause)
+	}
+	return length
+}
+
+func (d *draft) joinNode(command JoinNode) error {
+	node, ok := d.state.Nodes[command.Node]
+	if !ok {
+		return reject(NotFound, "node %q is not on record", command.Node)
+	}
+	if node.Joined.IsZero() {
+		d.add(d.tenantOfNode(node), &event.NodeJoined{Node: node.Name})
+	}
+	return nil
+}
+
+// noticeInstance records the first notice. One for an instance that is not on record, or no more, says nothing.
+func (d *draft) noticeInstance(command NoticeInstance) {
+	node, ok := d.state.NodeOf(command.Provider, command.InstanceID)
+	if ok && node.Noticed.IsZero() {
+		d.add(d.tenantOfNode(node), &event.NodeNoticed{Node: node.Name, DeadlineUnixNano: command.Deadline.UnixNano(), Cause: command.Cause})
+	}
+}
+
+// instanceGone ends what the node held, then the node.
+func (d *draft) instanceGone(command InstanceGone) {
+	node, ok := d.state.NodeOf(command.Provider, command.InstanceID)
+	if !ok {
+		return
+	}
+	for _, uid := range node.Pods {
+		pod := d.state.Pods[uid]
+		finished := &event.PodFinished{Uid: uid, Outcome: outcomeOf(pod, false), Reason: "NodeGone", Message: "its instance is gone: " + command.Cause}
+		if pod.Stopping.IsZero() {
+			finished.Outcome = event.PodFinished_EVICTED
+		}
+		d.add(pod.Namespace, finished)
+	}
+	d.add(d.tenantOfNode(node), &event.NodeGone{Node: node.Name, Cause: command.Cause})
+}

@@ -1,0 +1,74 @@
+// Package event holds the facts of Nightshift and their codec.
+//
+// A fact says what happened, with every choice spelled out; state is nothing but facts applied in order. The kinds are messages
+// of event.proto, versioned as protobuf is: fields are added and never reused, so newer code reads older logs. What a reader
+// does not know it must not skip: Decode refuses a fact of an unknown kind and names the kind.
+package event
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// FormatLevel is the newest level of kinds that this code writes and reads. It rises when a kind is added.
+const FormatLevel = 1
+
+// UnknownKindError is a fact that was written by newer code.
+type UnknownKindError struct {
+	Kind string
+}
+
+func (e *UnknownKindError) Error() string {
+	return fmt.Sprintf("the log holds a fact of kind %q, which this version of Nightshift does not know; run a version that does", e.Kind)
+}
+
+var body = new(Fact).ProtoReflect().Descriptor().Oneofs().ByName("body")
+
+// bodyFields maps a body message's name to its field in Fact.
+var bodyFields = func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
+	fields := make(map[protoreflect.FullName]protoreflect.FieldDescriptor)
+	for i := range body.Fields().Len() {
+		field := body.Fields().Get(i)
+		fields[field.Message().FullName()] = field
+	}
+	return fields
+}()
+
+// Of wraps one of the body messages of Fact for a tenant, at a time. It panics when the message is not a body of Fact.
+func Of(tenant string, now time.Time, message proto.Message) *Fact {
+	reflected := message.ProtoReflect()
+	field, ok := bodyFields[reflected.Descriptor().FullName()]
+	if !ok {
+		panic(fmt.Sprintf("event: %s is not a fact", reflected.Descriptor().FullName()))
+	}
+	fact := &Fact{TimeUnixNano: now.UnixNano(), Tenant: tenant, Kind: string(field.Name())}
+	fact.ProtoReflect().Set(field, protoreflect.ValueOfMessage(reflected))
+	return fact
+}
+
+// At returns the time of the fact, in UTC.
+func (f *Fact) At() time.Time { return time.Unix(0, f.GetTimeUnixNano()).UTC() }
+
+// Encode returns the fact's bytes, the same for the same fact.
+func Encode(fact *Fact) ([]byte, error) {
+	encoded, err := proto.MarshalOptions{Deterministic: true}.Marshal(fact)
+	if err != nil {
+		return nil, fmt.Errorf("encode fact %s: %w", fact.GetKind(), err)
+	}
+	return encoded, nil
+}
+
+// Decode reads what Encode wrote. It fails with *UnknownKindError for a kind that this code does not know.
+func Decode(encoded []byte) (*Fact, error) {
+	fact := new(Fact)
+	if err := proto.Unmarshal(encoded, fact); err != nil {
+		return nil, fmt.Errorf("decode fact: %w", err)
+	}
+	if fact.Body == nil {
+		return nil, &UnknownKindError{Kind: fact.GetKind()}
+	}
+	return fact, nil
+}
