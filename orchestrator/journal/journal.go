@@ -16,6 +16,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // Seq is the sequence number of a fact: 1 for the first one.
@@ -24,7 +25,8 @@ type Seq uint64
 // Term numbers the writers, rising. 0 is none.
 type Term uint64
 
-// Batch is a group of facts that were appended together.
+// Batch is a group of facts that were appended together. Whoever gets one from Read or Follow may keep it, but does not change
+// the bytes: other readers may hold the same.
 type Batch struct {
 	// First is the sequence number of Facts[0].
 	First Seq
@@ -36,23 +38,28 @@ type Batch struct {
 // Last returns the sequence number of the batch's last fact.
 func (b Batch) Last() Seq { return b.First + Seq(len(b.Facts)) - 1 }
 
-// Journal is the log. See the package comment.
+// Journal is a handle on the log. See the package comment. After Close every method fails with ErrClosed.
 type Journal interface {
 	// Campaign waits until the caller can be the writer and returns its term. Writers of former terms are fenced from then
 	// on. It fails with the context's error.
 	Campaign(ctx context.Context) (Term, error)
 	// Append writes the facts, at least one, after head as one batch and returns the new head. It fails with ErrFenced when
 	// the term is not the newest, ErrHeadMoved when the head is another, ErrTooLarge when the batch cannot be stored, and
-	// ErrUnknownOutcome when the batch may or may not have been written: the caller reads Head before it decides anything.
+	// ErrFull when the store has no room, and ErrUnknownOutcome when the batch may or may not have been written: the caller reads
+	// Head before it decides anything. Such a batch can still land after that Head, in a store that spans machines, as long as the
+	// term is the newest; a new Campaign before the Head rules it out. After any other error nothing was written.
+	// The caller may use the facts' memory again when Append has returned.
 	Append(ctx context.Context, term Term, head Seq, facts [][]byte) (Seq, error)
 	// Head returns the sequence number of the last fact, confirmed with the store.
 	Head(ctx context.Context) (Seq, error)
 	// Read calls yield for each batch that holds a fact numbered from or later, in order, up to the head at the time of the
-	// call. The first batch may begin before from. An error of yield ends it and is returned.
+	// call. The first batch may begin before from; from 0 means 1. An error of yield ends it and is returned as it is. It fails with
+	// ErrCorrupt at the first batch that is missing or damaged, after all batches before that one were yielded.
 	Read(ctx context.Context, from Seq, yield func(Batch) error) error
-	// Follow is Read that goes on with new batches as they become durable, until the context ends.
+	// Follow is Read that goes on with new batches as they become durable, until the context ends; then it returns the
+	// context's error. A slow yield delays nobody else.
 	Follow(ctx context.Context, from Seq, yield func(Batch) error) error
-	// Close gives up the term, if any, and frees what the journal holds.
+	// Close gives up the term, if any, ends this handle's Follows, and frees what the handle holds. It is not called from yield.
 	Close() error
 }
 
@@ -66,9 +73,63 @@ var (
 	ErrUnknownOutcome = errors.New("journal: the outcome of the append is unknown")
 	// ErrTooLarge: the batch exceeds what one append can hold.
 	ErrTooLarge = errors.New("journal: batch too large")
+	// ErrFull: the store has no room for the batch, and nothing was written.
+	ErrFull = errors.New("journal: the store is full")
+	// ErrClosed: the handle was closed.
+	ErrClosed = errors.New("journal: closed")
 	// ErrCorrupt: what is stored is not what was written.
 	ErrCorrupt = errors.New("journal: corrupt")
 )
 
-// MaxBatchBytes bounds the sum of the sizes of a batch's facts; etcd takes 1.5 MiB a request.
-const MaxBatchBytes = 1 << 20
+// The bounds of one batch.
+const (
+	// MaxBatchBytes bounds the sum of the sizes of a batch's facts; etcd takes 1.5 MiB a request.
+	MaxBatchBytes = 1 << 20
+	// MaxBatchFacts bounds the number of a batch's facts, so that their framing, at most three bytes each, fits beside them.
+	MaxBatchFacts = 1 << 16
+)
+
+// CheckBatch tells whether an append of these facts can be stored at all: ErrTooLarge beyond the bounds, another error when
+// there is none. Implementations call it first.
+func CheckBatch(facts [][]byte) error {
+	if len(facts) == 0 {
+		return errors.New("journal: an append holds at least one fact")
+	}
+	if len(facts) > MaxBatchFacts {
+		return fmt.Errorf("%w: %d facts, at most %d", ErrTooLarge, len(facts), MaxBatchFacts)
+	}
+	size := 0
+	for _, fact := range facts {
+		size += len(fact)
+	}
+	if size > MaxBatchBytes {
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, size, MaxBatchBytes)
+	}
+	return nil
+}
+
+// Stats counts what a handle has appended since it was opened.
+type Stats struct {
+	// Appends that succeeded; each is one transaction of the store.
+	Appends uint64
+	// Facts in those appends.
+	Facts uint64
+	// Bytes of those facts, without framing.
+	Bytes uint64
+	// Unknown counts the appends that ended with ErrUnknownOutcome; they are in no other number.
+	Unknown uint64
+}
+
+// Count adds one append of these facts that ended with err.
+func (s *Stats) Count(facts [][]byte, err error) {
+	switch {
+	case err == nil:
+		s.Appends++
+		s.Facts += uint64(len(facts))
+		for _, fact := range facts {
+			s.Bytes += uint64(len(fact))
+		}
+	case errors.Is(err, ErrUnknownOutcome):
+		s.Unknown++
+	}
+}

@@ -1,0 +1,184 @@
+// Package journaltest is the suite that every implementation of journal.Journal passes.
+//
+// It works through the contract alone: handles are opened, used and closed; nothing looks behind them. A test of what is special
+// to one implementation (damage on disk, a killed process) stands beside that implementation.
+package journaltest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+)
+
+// Opener opens another handle on one log. Handles that are open together share the log as it is; when all have been closed, the
+// next one must find everything that was written. The caller closes the handle. An implementation whose Campaign waits for the
+// former writer's end, and does not depose it at once, is not for this suite as it stands.
+type Opener func(t *testing.T) journal.Journal
+
+// Run runs the suite; newLog makes a new, empty log for each test.
+func Run(t *testing.T, newLog func(t *testing.T) Opener) {
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *log)
+	}{
+		{"AnEmptyLogHasHeadZeroAndNothingToRead", emptyLog},
+		{"FactsAreReadAsTheyWereAppendedInOrderAndWithoutGaps", readsWhatWasAppended},
+		{"ABatchStaysWhole", batchStaysWhole},
+		{"ReadFromTheMiddleOfABatchBeginsWithThatBatch", readFromTheMiddle},
+		{"ReadBeyondTheHeadYieldsNothing", readBeyondTheHead},
+		{"ReadEndsAtTheHeadOfItsBeginning", readEndsAtItsHead},
+		{"TheErrorOfYieldEndsReadAndFollowAndIsReturned", yieldErrors},
+		{"AppendDoesNotKeepTheCallersMemory", appendCopies},
+		{"AnEmptyAppendIsRefused", emptyAppend},
+		{"ATooLargeBatchIsRefusedAndTheLargestIsNot", tooLarge},
+		{"AnAppendAfterTheContextsEndWritesNothing", appendAfterContext},
+		{"AStaleTermIsRefusedAndNothingIsWritten", staleTerm},
+		{"TermZeroIsAlwaysRefused", termZero},
+		{"AWrongHeadIsRefusedAndNothingIsWritten", wrongHead},
+		{"TermsRise", termsRise},
+		{"ALaterCampaignDeposesTheFormerWriter", laterCampaign},
+		{"CloseGivesUpTheTerm", closeGivesUp},
+		{"OfConcurrentAppendsWithTheSameHeadExactlyOneWins", concurrentAppends},
+		{"CompetingWritersLeaveOneLogWithoutGaps", competingWriters},
+		{"FollowSeesOldAndLaterBatchesAndEndsWithItsContext", follow},
+		{"FollowFromAFactToComeBeginsThere", followFromTheFuture},
+		{"ManyFollowersSeeTheSame", manyFollowers},
+		{"ASlowFollowerDelaysNobody", slowFollower},
+		{"ReopenFindsEverythingAndGoesOn", reopen},
+		{"AClosedHandleRefusesEverythingAndEndsItsFollows", closed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			test.run(t, &log{open: newLog(t), ctx: ctx})
+		})
+	}
+}
+
+// log is what a test works with: it opens handles and fails the test where an error has no place.
+type log struct {
+	open Opener
+	ctx  context.Context
+}
+
+// handle opens a handle that is closed with the test.
+func (l *log) handle(t *testing.T) journal.Journal {
+	t.Helper()
+	j := l.open(t)
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return j
+}
+
+// writer opens a handle and makes it the writer.
+func (l *log) writer(t *testing.T) (journal.Journal, journal.Term) {
+	t.Helper()
+	j := l.handle(t)
+	return j, l.campaign(t, j)
+}
+
+func (l *log) campaign(t *testing.T, j journal.Journal) journal.Term {
+	t.Helper()
+	term, err := j.Campaign(l.ctx)
+	if err != nil {
+		t.Fatalf("Campaign: %v", err)
+	}
+	if term == 0 {
+		t.Fatal("Campaign gave term 0, which is none")
+	}
+	return term
+}
+
+// append appends facts for each size, one batch a size, and returns the new head.
+func (l *log) append(t *testing.T, j journal.Journal, term journal.Term, sizes ...int) journal.Seq {
+	t.Helper()
+	head := l.head(t, j)
+	for _, n := range sizes {
+		next, err := j.Append(l.ctx, term, head, factsFrom(head+1, n))
+		if err != nil {
+			t.Fatalf("Append of %d facts after %d: %v", n, head, err)
+		}
+		if next != head+journal.Seq(n) {
+			t.Fatalf("Append of %d facts after %d gave head %d", n, head, next)
+		}
+		head = next
+	}
+	return head
+}
+
+func (l *log) head(t *testing.T, j journal.Journal) journal.Seq {
+	t.Helper()
+	head, err := j.Head(l.ctx)
+	if err != nil {
+		t.Fatalf("Head: %v", err)
+	}
+	return head
+}
+
+// read returns all batches that Read yields.
+func (l *log) read(t *testing.T, j journal.Journal, from journal.Seq) []journal.Batch {
+	t.Helper()
+	var batches []journal.Batch
+	err := j.Read(l.ctx, from, func(b journal.Batch) error {
+		batches = append(batches, b)
+		return nil
+	})
+	if err != nil {
+		t.Fatalf("Read from %d: %v", from, err)
+	}
+	return batches
+}
+
+// wantSizes checks that the whole log is batches of these sizes, numbered without gaps, with the facts of factsFrom.
+func (l *log) wantSizes(t *testing.T, j journal.Journal, sizes ...int) {
+	t.Helper()
+	batches := l.read(t, j, 1)
+	if len(batches) != len(sizes) {
+		t.Fatalf("the log has %d batches, want %d", len(batches), len(sizes))
+	}
+	next := journal.Seq(1)
+	for i, b := range batches {
+		if len(b.Facts) != sizes[i] {
+			t.Errorf("batch %d has %d facts, want %d", i, len(b.Facts), sizes[i])
+		}
+		next = wantBatch(t, b, next)
+	}
+	if head := l.head(t, j); head != next-1 {
+		t.Errorf("the head is %d, the last fact %d", head, next-1)
+	}
+}
+
+// wantBatch checks that b begins at next and holds the facts of factsFrom, and returns where the next batch begins.
+func wantBatch(t *testing.T, b journal.Batch, next journal.Seq) journal.Seq {
+	t.Helper()
+	if b.First != next {
+		t.Fatalf("a batch begins at %d, want %d", b.First, next)
+	}
+	if len(b.Facts) == 0 || b.Term == 0 {
+		t.Fatalf("the batch at %d has %d facts and term %d", b.First, len(b.Facts), b.Term)
+	}
+	for i, want := range factsFrom(b.First, len(b.Facts)) {
+		if !bytes.Equal(b.Facts[i], want) {
+			t.Fatalf("fact %d is %q, want %q", b.First+journal.Seq(i), b.Facts[i], want)
+		}
+	}
+	return b.Last() + 1
+}
+
+// factsFrom makes n facts that tell their own number. Every seventh is empty: a fact is opaque, and so may be that.
+func factsFrom(first journal.Seq, n int) [][]byte {
+	facts := make([][]byte, n)
+	for i := range facts {
+		if seq := first + journal.Seq(i); seq%7 != 0 {
+			facts[i] = fmt.Appendf(nil, "fact %d\x00\xff", seq)
+		}
+	}
+	return facts
+}
