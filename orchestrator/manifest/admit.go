@@ -1,0 +1,177 @@
+package manifest
+
+import (
+	"fmt"
+	"maps"
+	"sync"
+
+	batchv1 "k8s.io/api/batch/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/kubernetes/pkg/api/pod"
+	"k8s.io/kubernetes/pkg/apis/batch"
+	batchdefaults "k8s.io/kubernetes/pkg/apis/batch/v1"
+	batchvalidation "k8s.io/kubernetes/pkg/apis/batch/validation"
+	"k8s.io/kubernetes/pkg/apis/core"
+	coredefaults "k8s.io/kubernetes/pkg/apis/core/v1"
+)
+
+// Options is what the caller knows about a Job that enters and the manifest does not say.
+type Options struct {
+	// UID of the new Job; the generated selector and labels carry it. Required.
+	UID types.UID
+	// Created becomes metadata.creationTimestamp; the zero time leaves it empty.
+	Created metav1.Time
+	// Images that containers without a command may name.
+	Images Images
+}
+
+// Admit returns the Job as it is stored: defaulted, with generated selector and labels, generation 1 and no status; or why it
+// cannot be taken. job is not changed. Metadata that only a server gives (uid, creationTimestamp, resourceVersion...) is
+// overwritten, a namespace that is missing becomes "default".
+//
+// The errors are Kubernetes' own first, then one for each field that this version does not support.
+func Admit(job *batchv1.Job, opts Options) (*batchv1.Job, field.ErrorList) {
+	out := job.DeepCopy()
+	out.TypeMeta = jobTypeMeta
+	out.UID = opts.UID
+	out.CreationTimestamp = opts.Created
+	out.DeletionTimestamp, out.DeletionGracePeriodSeconds = nil, nil
+	out.ResourceVersion, out.SelfLink = "", ""
+	out.Generation = 1
+	out.Status = batchv1.JobStatus{}
+	if out.Namespace == "" {
+		out.Namespace = metav1.NamespaceDefault
+	}
+	// A Job without labels shows those of its template, the generated ones included, as when kube-apiserver reads it back.
+	mirrorLabels := len(out.Labels) == 0
+	Default(out)
+	generateSelector(out)
+	if mirrorLabels {
+		out.Labels = maps.Clone(out.Spec.Template.Labels)
+	}
+
+	internal, err := toInternal(out)
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	errs := batchvalidation.ValidateJobCreate(internal, batchvalidation.JobValidationOptions{
+		PodValidationOptions:  pod.GetValidationOptionsFromPodTemplate(&internal.Spec.Template, nil),
+		RequirePrefixedLabels: true,
+	})
+	errs = append(errs, Unsupported(out, opts.Images)...)
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	return out, nil
+}
+
+// AdmitUpdate returns updated as it is stored in place of old: defaulted, with the generation that the change calls for and old's
+// status; or why the change cannot be taken. Of the spec, parallelism alone may change in this version.
+func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.ErrorList) {
+	out := updated.DeepCopy()
+	out.TypeMeta = jobTypeMeta
+	out.Status = *old.Status.DeepCopy()
+	Default(out)
+
+	internal, err := toInternal(out)
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	oldInternal, err := toInternal(old)
+	if err != nil {
+		return nil, field.ErrorList{field.InternalError(nil, err)}
+	}
+	errs := batchvalidation.ValidateJobUpdate(internal, oldInternal, batchvalidation.JobValidationOptions{
+		PodValidationOptions:  pod.GetValidationOptionsFromPodTemplate(&internal.Spec.Template, &oldInternal.Spec.Template),
+		RequirePrefixedLabels: true,
+	})
+	if len(errs) == 0 {
+		errs = append(errs, Unsupported(out, images)...)
+		errs = append(errs, unsupportedChanges(out, old)...)
+	}
+	if len(errs) > 0 {
+		return nil, errs
+	}
+	out.Generation = old.Generation
+	if !apiequality.Semantic.DeepEqual(out.Spec, old.Spec) {
+		out.Generation++
+	}
+	return out, nil
+}
+
+// Default fills in what Kubernetes fills in, in place. It is idempotent.
+func Default(job *batchv1.Job) {
+	batchdefaults.SetObjectDefaults_Job(job)
+	// The defaulting makes metadata.labels and the template's one map; from here on each is changed alone.
+	job.Labels = maps.Clone(job.Labels)
+}
+
+// Invalid is the errors as kube-apiserver reports them: `Job.batch "x" is invalid: spec.completions: Invalid value: ...`,
+// HTTP status 422.
+func Invalid(name string, errs field.ErrorList) *apierrors.StatusError {
+	return apierrors.NewInvalid(schema.GroupKind{Group: batchv1.GroupName, Kind: "Job"}, name, errs)
+}
+
+var jobTypeMeta = metav1.TypeMeta{APIVersion: batchv1.SchemeGroupVersion.String(), Kind: "Job"}
+
+// generatedLabels are the pod labels by which Kubernetes ties pods to their Job, in the order of
+// pkg/registry/batch/job/strategy.go, function generateSelector.
+var generatedLabels = []string{"job-name", batchv1.JobNameLabel, "controller-uid", batchv1.ControllerUidLabel}
+
+// generatedLabel is the value of one of generatedLabels.
+func generatedLabel(key string, job *batchv1.Job) string {
+	if key == "controller-uid" || key == batchv1.ControllerUidLabel {
+		return string(job.UID)
+	}
+	return job.Name
+}
+
+// generateSelector gives the template the labels of its Job and the Job the selector for them, where the user has not set them;
+// what the user set wrongly is left for the validation to refuse.
+func generateSelector(job *batchv1.Job) {
+	if *job.Spec.ManualSelector {
+		return // refused as unsupported
+	}
+	if job.Spec.Template.Labels == nil {
+		job.Spec.Template.Labels = map[string]string{}
+	}
+	for _, key := range generatedLabels {
+		if _, set := job.Spec.Template.Labels[key]; !set {
+			job.Spec.Template.Labels[key] = generatedLabel(key, job)
+		}
+	}
+	if job.Spec.Selector == nil {
+		job.Spec.Selector = &metav1.LabelSelector{}
+	}
+	if job.Spec.Selector.MatchLabels == nil {
+		job.Spec.Selector.MatchLabels = map[string]string{}
+	}
+	if _, set := job.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel]; !set {
+		job.Spec.Selector.MatchLabels[batchv1.ControllerUidLabel] = string(job.UID)
+	}
+}
+
+// conversions holds Kubernetes' internal types and the way to them; validation is written for those alone.
+var conversions = sync.OnceValue(func() *runtime.Scheme {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{core.AddToScheme, coredefaults.AddToScheme, batch.AddToScheme, batchdefaults.AddToScheme} {
+		utilruntime.Must(add(scheme))
+	}
+	return scheme
+})
+
+func toInternal(job *batchv1.Job) (*batch.Job, error) {
+	internal := &batch.Job{}
+	// The conversion shares memory with its source.
+	if err := conversions().Convert(job.DeepCopy(), internal, nil); err != nil {
+		return nil, fmt.Errorf("convert Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	return internal, nil
+}
