@@ -1,0 +1,174 @@
+package etcd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+)
+
+// Options are for Open.
+type Options struct {
+	// Dir is the data directory; it is made if it is missing. One journal at a time has it. Required.
+	Dir string
+	// Logger gets what etcd warns of. nil discards it.
+	Logger *slog.Logger
+	// MaxBytes bounds the stored data; an append beyond it is ErrFull. 0 means DefaultMaxBytes. It can be raised later. etcd's
+	// own log, some 64 to 200 MB, comes on top.
+	MaxBytes int64
+}
+
+// DefaultMaxBytes is the most that etcd's authors suggest for one store (MaxQuotaBytes in etcd's server).
+const DefaultMaxBytes = 8 << 30
+
+// How the embedded etcd is set; see config.
+const (
+	memberName = "nightshift"
+	// memberURL is never listened on or dialled: etcd wants a peer address, and it is part of the member's identity.
+	memberURL = "http://nightshift.invalid:2380"
+	// After this many entries etcd lets go of its log before them. At 20 KB an entry that is some 10 MB to replay at a start.
+	snapshotEntries = 500
+	// Entries that etcd keeps in memory for members that lag; there are none.
+	catchUpEntries = 100
+	// Revisions of head and writer that compaction leaves; nobody asks for an old one.
+	keepRevisions = 1000
+	// A lone member waits at a start until its election time is over, up to this.
+	electionMillis = 200
+	tickMillis     = 20
+)
+
+// Open opens the journal in a directory, on an etcd server in this process. It fails with ErrInUse when another journal has the
+// directory open, and with ErrCorrupt when the log's end is damaged. Close stops the server. The context bounds Open alone.
+func Open(ctx context.Context, options Options) (*Journal, error) {
+	s, err := startServer(ctx, options)
+	if err != nil {
+		return nil, err
+	}
+	j, err := s.open(ctx, s.stop)
+	if err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return j, nil
+}
+
+// server is an etcd in this process that owns a data directory.
+type server struct {
+	etcd *embed.Etcd
+	lock *dirLock
+}
+
+// startServer starts etcd in the directory and returns when it serves.
+func startServer(ctx context.Context, options Options) (*server, error) {
+	if options.Dir == "" {
+		return nil, errors.New("journal: no data directory was given")
+	}
+	if options.MaxBytes < 0 {
+		return nil, fmt.Errorf("journal: MaxBytes is %d", options.MaxBytes)
+	}
+	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("journal: making the data directory: %w", err)
+	}
+	lock, err := lockDir(options.Dir)
+	if err != nil {
+		return nil, err
+	}
+	config, err := config(options)
+	if err != nil {
+		return nil, errors.Join(err, lock.unlock())
+	}
+	etcd, err := embed.StartEtcd(config)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("journal: starting etcd in %s: %w", config.Dir, err), lock.unlock())
+	}
+	s := &server{etcd: etcd, lock: lock}
+	select {
+	case <-etcd.Server.ReadyNotify():
+	case <-etcd.Server.StopNotify():
+		return nil, errors.Join(fmt.Errorf("journal: etcd in %s stopped while it started", config.Dir), s.stop())
+	case <-ctx.Done():
+		return nil, errors.Join(fmt.Errorf("journal: etcd in %s is not ready: %w", config.Dir, ctx.Err()), s.stop())
+	}
+	if err := s.forgetFull(ctx); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return s, nil
+}
+
+// config is an etcd with no listener, for one member.
+func config(options Options) (*embed.Config, error) {
+	member, err := url.Parse(memberURL)
+	if err != nil {
+		return nil, err
+	}
+	c := embed.NewConfig()
+	c.Dir = filepath.Join(options.Dir, "etcd")
+	c.Name = memberName
+	c.InitialCluster = memberName + "=" + memberURL
+	c.AdvertisePeerUrls = []url.URL{*member}
+	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
+
+	// One old log file or snapshot is of no more use than none.
+	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, 1
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(keepRevisions)
+	c.QuotaBackendBytes = options.MaxBytes
+	if c.QuotaBackendBytes == 0 {
+		c.QuotaBackendBytes = DefaultMaxBytes
+	}
+	c.TickMs, c.ElectionMs = tickMillis, electionMillis
+	// Facts and framing, and the rest of the transaction.
+	c.MaxRequestBytes = journal.MaxBatchBytes * 3 / 2
+
+	log := options.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
+	return c, nil
+}
+
+// forgetFull clears etcd's alarm that the store is full, which outlives the process. etcd raises it again by itself if it still is.
+func (s *server) forgetFull(ctx context.Context) error {
+	client := v3client.New(s.etcd.Server)
+	defer client.Close()
+	alarms, err := client.AlarmList(ctx)
+	if err != nil {
+		return fmt.Errorf("journal: asking etcd for alarms: %w", err)
+	}
+	for _, alarm := range alarms.Alarms {
+		if alarm.Alarm != etcdserverpb.AlarmType_NOSPACE {
+			continue
+		}
+		if _, err := client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(alarm)); err != nil {
+			return fmt.Errorf("journal: clearing etcd's alarm of a full store: %w", err)
+		}
+	}
+	return nil
+}
+
+// open returns a handle on the log. Its Close calls release.
+func (s *server) open(ctx context.Context, release func() error) (*Journal, error) {
+	client := v3client.New(s.etcd.Server)
+	j, err := newJournal(ctx, client, owner(), release)
+	if err != nil {
+		_ = client.Close() // of an in-process client it tells only that its context has ended
+		return nil, err
+	}
+	return j, nil
+}
+
+// stop ends etcd and gives the directory back. All handles must have been closed.
+func (s *server) stop() error {
+	s.etcd.Close()
+	return s.lock.unlock()
+}
