@@ -81,7 +81,7 @@ func (s *State) createJob(created *event.JobCreated) {
 		s.removeJob(replaced)
 	}
 	owner := &Job{
-		UID: created.GetUid(), Name: Name{object.Namespace, created.GetName()}, Object: object, Digest: created.GetSpecDigest(),
+		UID: created.GetUid(), Name: Name{object.Namespace, created.GetName()}, Object: object, Digest: created.GetSpecDigest(), User: created.GetUser(),
 		Spec: job.SpecOf(object), Version: s.Seq, Created: s.Now, Attempts: make(map[int32]int32),
 	}
 	s.Jobs[owner.UID] = owner

@@ -28,6 +28,8 @@ type Tick struct{}
 type CreateJob struct {
 	Job    *batchv1.Job
 	Digest string
+	// User who asked for it.
+	User string
 	// ReplaceEnded: a finished Job of the same name gives way instead of being in the way.
 	ReplaceEnded bool
 }

@@ -95,7 +95,7 @@ func firstSeed(state *State, seed []byte) []byte {
 
 func (d *draft) createJob(command CreateJob) error {
 	object := command.Job
-	created := &event.JobCreated{Uid: string(object.UID), Name: object.Name, SpecDigest: command.Digest}
+	created := &event.JobCreated{Uid: string(object.UID), Name: object.Name, SpecDigest: command.Digest, User: command.User}
 	if holder, taken := d.state.JobOf(object.Namespace, object.Name); taken {
 		if !command.ReplaceEnded || !holder.Ended() || holder.Receipt == nil {
 			return reject(AlreadyExists, "jobs.batch %q already exists", object.Name)

@@ -8,6 +8,8 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/placement"
+	"github.com/nightshift-batch/nightshift/orchestrator/spot"
 )
 
 // Effects is everything that is to be done outside and has no recorded outcome. Doing one twice under its key is harmless.
@@ -28,7 +30,39 @@ type Effects struct {
 // Admission is a Job that waits for policy. Object is never changed.
 type Admission struct {
 	UID    string
+	User   string
 	Object *batchv1.Job
+	// Pods that may run at one time, and what each requests.
+	Pods     int32
+	Requests placement.Vector
+	// ForecastKnown is false when no offer fits these pods; the price is then 0.
+	ForecastKnown bool
+	// ForecastMicrosPerHour is what the cheapest offers for these pods cost together, micro-dollars an hour.
+	ForecastMicrosPerHour int64
+}
+
+// admission describes a Job to policy.
+func (s *State) admission(owner *Job) Admission {
+	waiting := Admission{
+		UID: owner.UID, User: owner.User, Object: owner.Object, Pods: min(owner.Spec.Parallelism, owner.Spec.Completions), Requests: owner.Spec.Requests,
+	}
+	pods := make([]placement.Pod, waiting.Pods)
+	for i := range pods {
+		pods[i] = placement.Pod{Job: owner.UID, Requests: owner.Spec.Requests, Arch: owner.Spec.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
+	}
+	offers := (&draft{state: s, now: s.Now}).offers()
+	for i := range offers {
+		// How many can be had now says nothing about the price.
+		offers[i].Available = -1
+	}
+	plan := placement.Make(pods, nil, offers)
+	waiting.ForecastKnown = len(plan.Rejections) == 0
+	if waiting.ForecastKnown {
+		for _, launch := range plan.Launches {
+			waiting.ForecastMicrosPerHour += launch.Count * launch.Offer.PriceMicrosPerHour
+		}
+	}
+	return waiting
 }
 
 // Release is an instance to terminate.
@@ -48,8 +82,9 @@ type Assignment struct {
 func (s *State) Effects() Effects {
 	effects := Effects{Assignments: make(map[string][]Assignment), Wake: s.wake()}
 	for _, owner := range s.jobsByAge() {
-		if owner.Profile == nil && owner.DeletionRequested.IsZero() {
-			effects.Admissions = append(effects.Admissions, Admission{UID: owner.UID, Object: owner.Object})
+		// Policy decides by prices, so it is not asked before any are known.
+		if owner.Profile == nil && owner.DeletionRequested.IsZero() && len(s.Offers) > 0 {
+			effects.Admissions = append(effects.Admissions, s.admission(owner))
 		}
 	}
 	for _, key := range sortedKeys(s.Launches) {

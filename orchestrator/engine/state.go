@@ -90,7 +90,9 @@ type Job struct {
 	Object *batchv1.Job
 	// Digest of what the user wrote.
 	Digest string
-	Spec   job.Spec
+	// User who asked for it.
+	User string
+	Spec job.Spec
 	// Version is the sequence number of the last fact that concerned the Job or a count of its pods.
 	Version uint64
 	Created time.Time

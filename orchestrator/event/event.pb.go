@@ -1024,7 +1024,9 @@ type JobCreated struct {
 	// The UID of a finished Job of the same name that this one follows; that one leaves the API and stays in the archive.
 	Replaces string `protobuf:"bytes,4,opt,name=replaces,proto3" json:"replaces,omitempty"`
 	// Hash of what the user wrote, to tell the same Job submitted again from another one.
-	SpecDigest    string `protobuf:"bytes,5,opt,name=spec_digest,json=specDigest,proto3" json:"spec_digest,omitempty"`
+	SpecDigest string `protobuf:"bytes,5,opt,name=spec_digest,json=specDigest,proto3" json:"spec_digest,omitempty"`
+	// Who asked for it, as the API authenticated them.
+	User          string `protobuf:"bytes,6,opt,name=user,proto3" json:"user,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1090,6 +1092,13 @@ func (x *JobCreated) GetReplaces() string {
 func (x *JobCreated) GetSpecDigest() string {
 	if x != nil {
 		return x.SpecDigest
+	}
+	return ""
+}
+
+func (x *JobCreated) GetUser() string {
+	if x != nil {
+		return x.User
 	}
 	return ""
 }
@@ -2716,7 +2725,7 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\rObjectDeleted\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\x81\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x95\x01\n" +
 	"\n" +
 	"JobCreated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -2724,7 +2733,8 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x03job\x18\x03 \x01(\fR\x03job\x12\x1a\n" +
 	"\breplaces\x18\x04 \x01(\tR\breplaces\x12\x1f\n" +
 	"\vspec_digest\x18\x05 \x01(\tR\n" +
-	"specDigest\"q\n" +
+	"specDigest\x12\x12\n" +
+	"\x04user\x18\x06 \x01(\tR\x04user\"q\n" +
 	"\n" +
 	"JobUpdated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x10\n" +

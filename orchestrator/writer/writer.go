@@ -1,0 +1,287 @@
+// Package writer is the only place that writes the log, and holds the only clock that decides.
+//
+// One goroutine takes commands, lets the engine decide them, appends the facts in one batch, and only then answers the callers, feeds the
+// followers and hands out the effects. While a batch is on its way to the disk, new commands queue up and share the next one
+// (group commit). The state runs ahead of the log for the length of one append and is seen by nobody meanwhile.
+//
+// When an append fails, the state is worthless: the writer ends with an error and answers every open command with ErrStopped. An append
+// whose outcome is unknown is settled by reading the log. A deposed writer ends with journal.ErrFenced.
+package writer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+)
+
+// ErrStopped answers commands that the writer can no longer decide. Whether they took effect is in the log.
+var ErrStopped = errors.New("the control plane is stopping")
+
+// maxGroup bounds how many commands share a batch, so that a caller waits for no more than these.
+const maxGroup = 256
+
+// minTick keeps a timer that nothing follows from turning into a busy loop.
+const minTick = 10 * time.Millisecond
+
+// Follower sees every fact once in order: the past ones while the writer opens, then each batch when it is durable. It is called on the
+// writer's goroutine and must not block. It does not change the facts.
+type Follower interface {
+	Observe(first uint64, facts []*event.Fact)
+}
+
+// Config of a writer.
+type Config struct {
+	Journal journal.Journal
+	// Now is the clock.
+	Now func() time.Time
+	// Seed for a log that is still empty; names of nodes and launches derive from it. At least 16 random bytes.
+	Seed []byte
+	// Followers see the facts.
+	Followers []Follower
+	// Want is given the effects after each batch, and once before the first. It is called on the writer's goroutine and must not block.
+	Want   func(engine.Effects)
+	Logger *slog.Logger
+}
+
+// Writer decides commands. Submit may be called by any goroutine.
+type Writer struct {
+	config   Config
+	state    *engine.State
+	term     journal.Term
+	requests chan request
+	stopped  chan struct{}
+}
+
+type request struct {
+	command engine.Command
+	reply   chan reply
+}
+
+type reply struct {
+	seq uint64
+	err error
+}
+
+// Open campaigns for the journal, reads it to its head, feeding the followers, and begins the term. Run must follow.
+func Open(ctx context.Context, config Config) (*Writer, error) {
+	term, err := config.Journal.Campaign(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("become the writer of the log: %w", err)
+	}
+	w := &Writer{
+		config: config, state: engine.NewState(), term: term,
+		requests: make(chan request, maxGroup), stopped: make(chan struct{}),
+	}
+	if err := w.replay(ctx); err != nil {
+		return nil, err
+	}
+	facts, err := engine.Step(w.state, engine.BeginTerm{Term: uint64(term), Seed: config.Seed}, config.Now())
+	if err != nil {
+		return nil, fmt.Errorf("begin term %d: %w", term, err)
+	}
+	if err := w.commit(ctx, facts); err != nil {
+		return nil, fmt.Errorf("begin term %d: %w", term, err)
+	}
+	return w, nil
+}
+
+func (w *Writer) replay(ctx context.Context) error {
+	return w.config.Journal.Read(ctx, 1, func(batch journal.Batch) error {
+		facts := make([]*event.Fact, len(batch.Facts))
+		for i, encoded := range batch.Facts {
+			fact, err := event.Decode(encoded)
+			if err != nil {
+				return fmt.Errorf("fact %d: %w", batch.First+journal.Seq(i), err)
+			}
+			facts[i] = fact
+			w.state.Apply(fact)
+		}
+		w.publish(uint64(batch.First), facts)
+		return nil
+	})
+}
+
+// Seed returns the seed of the log, which names the control plane.
+func (w *Writer) Seed() []byte { return w.state.Seed }
+
+// Submit has a command decided and returns when its facts are durable: the sequence number of the log's head then. An *engine.Rejection
+// means that nothing has changed.
+func (w *Writer) Submit(ctx context.Context, command engine.Command) (uint64, error) {
+	asked := request{command: command, reply: make(chan reply, 1)}
+	select {
+	case w.requests <- asked:
+	case <-w.stopped:
+		return 0, ErrStopped
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	select {
+	case answer := <-asked.reply:
+		return answer.seq, answer.err
+	case <-w.stopped:
+		// The reply may have come just before the end.
+		select {
+		case answer := <-asked.reply:
+			return answer.seq, answer.err
+		default:
+			return 0, ErrStopped
+		}
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+// Run decides until the context ends, which is no error, or the log cannot be written.
+func (w *Writer) Run(ctx context.Context) error {
+	defer close(w.stopped)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		effects := w.state.Effects()
+		if w.config.Want != nil {
+			w.config.Want(effects)
+		}
+		w.arm(timer, effects.Wake)
+		var group []request
+		select {
+		case <-ctx.Done():
+			return nil
+		case first := <-w.requests:
+			group = w.gather(first)
+		case <-timer.C:
+			group = []request{{command: engine.Tick{}, reply: make(chan reply, 1)}}
+		}
+		if err := w.decide(ctx, group); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *Writer) arm(timer *time.Timer, wake time.Time) {
+	timer.Stop()
+	if !wake.IsZero() {
+		timer.Reset(max(wake.Sub(w.config.Now()), minTick))
+	}
+}
+
+// gather takes what has queued up behind the first request.
+func (w *Writer) gather(first request) []request {
+	group := []request{first}
+	for len(group) < maxGroup {
+		select {
+		case next := <-w.requests:
+			group = append(group, next)
+		default:
+			return group
+		}
+	}
+	return group
+}
+
+// decide lets the engine decide a group of commands, appends what follows, and answers.
+func (w *Writer) decide(ctx context.Context, group []request) error {
+	replies := make([]reply, len(group))
+	var facts []*event.Fact
+	for i, asked := range group {
+		decided, err := engine.Step(w.state, asked.command, w.config.Now())
+		facts = append(facts, decided...)
+		replies[i] = reply{seq: w.state.Seq, err: err}
+	}
+	if len(facts) > 0 {
+		if err := w.commit(ctx, facts); err != nil {
+			return err
+		}
+	}
+	for i, asked := range group {
+		asked.reply <- replies[i]
+	}
+	return nil
+}
+
+// commit makes the facts, which the state holds already, durable and shows them to the followers.
+func (w *Writer) commit(ctx context.Context, facts []*event.Fact) error {
+	// What was decided is written even while the writer is being stopped, so that nobody who waits is left in doubt.
+	ctx = context.WithoutCancel(ctx)
+	head := journal.Seq(w.state.Seq) - journal.Seq(len(facts))
+	for len(facts) > 0 {
+		batch, err := w.pack(facts)
+		if err != nil {
+			return err
+		}
+		if err := w.append(ctx, head, batch); err != nil {
+			return fmt.Errorf("write the log after fact %d: %w", head, err)
+		}
+		w.publish(uint64(head)+1, facts[:len(batch)])
+		head += journal.Seq(len(batch))
+		facts = facts[len(batch):]
+	}
+	return nil
+}
+
+// pack encodes as many facts as one batch holds, at least one.
+func (w *Writer) pack(facts []*event.Fact) ([][]byte, error) {
+	var batch [][]byte
+	size := 0
+	for _, fact := range facts {
+		encoded, err := event.Encode(fact)
+		if err != nil {
+			return nil, err
+		}
+		if size += len(encoded); size > journal.MaxBatchBytes && len(batch) > 0 {
+			break
+		}
+		batch = append(batch, encoded)
+	}
+	return batch, nil
+}
+
+// append writes one batch and settles an unknown outcome by looking.
+func (w *Writer) append(ctx context.Context, head journal.Seq, batch [][]byte) error {
+	for {
+		_, err := w.config.Journal.Append(ctx, w.term, head, batch)
+		if !errors.Is(err, journal.ErrUnknownOutcome) {
+			return err
+		}
+		w.config.Logger.Warn("the log did not say whether it took a batch; looking", "after", head, "error", err)
+		written, err := w.wrote(ctx, head, len(batch))
+		if err != nil || written {
+			return err
+		}
+	}
+}
+
+// wrote tells whether the batch after head is the one that this writer appended.
+func (w *Writer) wrote(ctx context.Context, head journal.Seq, length int) (bool, error) {
+	now, err := w.config.Journal.Head(ctx)
+	if err != nil {
+		return false, fmt.Errorf("find out whether a batch was written: %w", err)
+	}
+	if now == head {
+		return false, nil
+	}
+	ours := false
+	stop := errors.New("seen")
+	err = w.config.Journal.Read(ctx, head+1, func(found journal.Batch) error {
+		ours = found.First == head+1 && found.Term == w.term && len(found.Facts) == length
+		return stop
+	})
+	if err != nil && !errors.Is(err, stop) {
+		return false, fmt.Errorf("find out whether a batch was written: %w", err)
+	}
+	if !ours {
+		return false, journal.ErrFenced
+	}
+	return true, nil
+}
+
+func (w *Writer) publish(first uint64, facts []*event.Fact) {
+	for _, follower := range w.config.Followers {
+		follower.Observe(first, facts)
+	}
+}
