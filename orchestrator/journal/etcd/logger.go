@@ -4,15 +4,36 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// quiet are etcd's warnings at every start that mean nothing for a server without listeners, users or peers.
-var quiet = [...]string{
-	"Running http and grpc server on single port. This is not recommended for production.",
-	"simple token is not cryptographically signed",
+// quiet are etcd's messages at a start that mean nothing for a server without listeners, users or peers, or right themselves.
+var quiet = [...]struct {
+	message string
+	// cause must be in the error beside the message, if there is one.
+	cause string
+}{
+	{"Running http and grpc server on single port. This is not recommended for production.", ""},
+	{"simple token is not cryptographically signed", ""},
+	// A new store has no term for a moment; etcd looks again some seconds later (monitorStorageVersion in etcd's server).
+	{"Failed to detect schema version", "missing term information"},
+	{"failed to update storage version", "missing term information"},
+}
+
+// isQuiet tells whether a message with these fields is one of those.
+func isQuiet(message string, fields []zapcore.Field) bool {
+	return slices.ContainsFunc(quiet[:], func(q struct{ message, cause string }) bool {
+		if q.message != message {
+			return false
+		}
+		return q.cause == "" || slices.ContainsFunc(fields, func(field zapcore.Field) bool {
+			err, ok := field.Interface.(error)
+			return ok && strings.Contains(err.Error(), q.cause)
+		})
+	})
 }
 
 // newZap returns a zap logger that passes what etcd warns of to log.
@@ -33,13 +54,16 @@ func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
 }
 
 func (c *slogCore) Check(entry zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(entry.Level) && !slices.Contains(quiet[:], entry.Message) {
+	if c.Enabled(entry.Level) {
 		return checked.AddCore(entry, c)
 	}
 	return checked
 }
 
 func (c *slogCore) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+	if isQuiet(entry.Message, fields) {
+		return nil
+	}
 	level := slog.LevelError
 	if entry.Level == zapcore.WarnLevel {
 		level = slog.LevelWarn

@@ -41,6 +41,9 @@ const (
 	snapshotEntries = 500
 	// Entries that etcd keeps in memory for members that lag; there are none.
 	catchUpEntries = 100
+	// Files of etcd's log that stay though their entries are let go of. They are 64 MB each, which etcd sets in a variable
+	// of the whole process; one more is kept ready.
+	logFiles = 2
 	// Revisions of head and writer that compaction leaves; nobody asks for an old one.
 	keepRevisions = 1000
 	// A lone member waits at a start until its election time is over, up to this.
@@ -118,8 +121,7 @@ func config(options Options) (*embed.Config, error) {
 	c.AdvertisePeerUrls = []url.URL{*member}
 	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
 
-	// One old log file or snapshot is of no more use than none.
-	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, 1
+	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, logFiles
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(keepRevisions)
 	c.QuotaBackendBytes = options.MaxBytes
 	if c.QuotaBackendBytes == 0 {

@@ -1,0 +1,388 @@
+package etcd
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+)
+
+// openWriter opens the directory and campaigns; the journal is closed with the test.
+func openWriter(t testing.TB, options Options) (*Journal, journal.Term) {
+	t.Helper()
+	if options.Logger == nil {
+		options.Logger = testLogger(t)
+	}
+	j, err := Open(t.Context(), options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	term, err := j.Campaign(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return j, term
+}
+
+// manyFacts makes n facts of the given size whose bytes depend on their number.
+func manyFacts(first journal.Seq, n, size int) [][]byte {
+	facts := make([][]byte, n)
+	for i := range facts {
+		facts[i] = bytes.Repeat(fmt.Appendf(nil, "%d,", first+journal.Seq(i)), size)[:size]
+	}
+	return facts
+}
+
+// mustAppend appends batches of two facts up to the head.
+func mustAppend(t *testing.T, j *Journal, term journal.Term, batches int) journal.Seq {
+	t.Helper()
+	head, err := j.Head(t.Context())
+	for range batches {
+		if err == nil {
+			head, err = j.Append(t.Context(), term, head, manyFacts(head+1, 2, 20))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return head
+}
+
+func count(n *journal.Seq) func(journal.Batch) error {
+	return func(b journal.Batch) error {
+		*n += journal.Seq(len(b.Facts))
+		return nil
+	}
+}
+
+func revision(t *testing.T, j *Journal) int64 {
+	t.Helper()
+	response, err := j.client.Get(t.Context(), headKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.Header.Revision
+}
+
+func TestFiveHundredFactsAreOneTransaction(t *testing.T) {
+	j, term := openWriter(t, Options{Dir: t.TempDir()})
+	before := revision(t, j)
+	if _, err := j.Append(t.Context(), term, 0, manyFacts(1, 500, 150)); err != nil {
+		t.Fatal(err)
+	}
+	if after := revision(t, j); after != before+1 {
+		t.Errorf("500 facts took etcd from revision %d to %d", before, after)
+	}
+	if want := (journal.Stats{Appends: 1, Facts: 500, Bytes: 75_000}); j.Stats() != want {
+		t.Errorf("stats %+v, want %+v", j.Stats(), want)
+	}
+	// What is refused is neither written nor counted.
+	if _, err := j.Append(t.Context(), term, 0, manyFacts(1, 5, 150)); !errors.Is(err, journal.ErrHeadMoved) {
+		t.Fatal(err)
+	}
+	if after := revision(t, j); after != before+1 || j.Stats().Appends != 1 {
+		t.Errorf("a refused append left revision %d and %+v", after, j.Stats())
+	}
+}
+
+func TestASecondOpenOfADirectoryInUseFailsFastAndNamesItsHolder(t *testing.T) {
+	dir := t.TempDir()
+	j, _ := openWriter(t, Options{Dir: dir})
+	_, err := Open(t.Context(), Options{Dir: dir})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+		t.Errorf("the second Open: %v", err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openWriter(t, Options{Dir: dir})
+}
+
+func TestOpenRefusesWhatItCannotUse(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	dir := t.TempDir()
+	for name, open := range map[string]func() (*Journal, error){
+		"no directory":     func() (*Journal, error) { return Open(t.Context(), Options{}) },
+		"a file":           func() (*Journal, error) { return Open(t.Context(), Options{Dir: file}) },
+		"a negative bound": func() (*Journal, error) { return Open(t.Context(), Options{Dir: t.TempDir(), MaxBytes: -1}) },
+		"an ended context": func() (*Journal, error) { return Open(ended, Options{Dir: dir}) },
+	} {
+		if j, err := open(); err == nil {
+			t.Errorf("Open succeeded with %s", name)
+			_ = j.Close()
+		}
+	}
+	openWriter(t, Options{Dir: dir}) // what failed has let go of the directory
+}
+
+func TestAStartIsQuiet(t *testing.T) {
+	var log bytes.Buffer
+	dir := t.TempDir()
+	for range 2 {
+		j, term := openWriter(t, Options{Dir: dir, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		mustAppend(t, j, term, 3)
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for line := range strings.Lines(log.String()) {
+		if !strings.Contains(line, "took too long") && !strings.Contains(line, "slow fdatasync") { // a busy machine's, and true
+			t.Errorf("etcd said at a plain start: %s", line)
+		}
+	}
+}
+
+func TestEtcdsWarningsReachTheLogger(t *testing.T) {
+	var log bytes.Buffer
+	zap := newZap(slog.New(slog.NewTextHandler(&log, nil))).Sugar().With("member", 7)
+	zap.Infow("chatter")
+	zap.Warnw("the disk is slow", "took", "3s")
+	zap.Errorw("broken", "error", errors.New("cause"))
+	got := log.String()
+	for _, want := range []string{
+		`level=WARN msg="the disk is slow" component=etcd member=7 took=3s`,
+		`level=ERROR msg=broken component=etcd member=7 error=cause`,
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the log lacks %s:\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "chatter") {
+		t.Errorf("the log has etcd's chatter:\n%s", got)
+	}
+}
+
+// faultyKV loses the answer of transactions, or the transactions themselves.
+type faultyKV struct {
+	clientv3.KV
+	lose func(commit func() (*clientv3.TxnResponse, error)) (*clientv3.TxnResponse, error)
+}
+
+type faultyTxn struct {
+	clientv3.Txn
+	kv *faultyKV
+}
+
+func (kv *faultyKV) Txn(ctx context.Context) clientv3.Txn {
+	return &faultyTxn{kv.KV.Txn(ctx), kv}
+}
+
+func (txn *faultyTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
+	txn.Txn = txn.Txn.If(cs...)
+	return txn
+}
+
+func (txn *faultyTxn) Then(ops ...clientv3.Op) clientv3.Txn {
+	txn.Txn = txn.Txn.Then(ops...)
+	return txn
+}
+
+func (txn *faultyTxn) Else(ops ...clientv3.Op) clientv3.Txn {
+	txn.Txn = txn.Txn.Else(ops...)
+	return txn
+}
+
+func (txn *faultyTxn) Commit() (*clientv3.TxnResponse, error) { return txn.kv.lose(txn.Txn.Commit) }
+
+func TestALostAnswerIsAnUnknownOutcomeThatTheHeadSettles(t *testing.T) {
+	for name, written := range map[string]bool{"written": true, "not written": false} {
+		t.Run(name, func(t *testing.T) {
+			j, term := openWriter(t, Options{Dir: t.TempDir()})
+			head := mustAppend(t, j, term, 1)
+			good := j.client.KV
+			j.client.KV = &faultyKV{good, func(commit func() (*clientv3.TxnResponse, error)) (*clientv3.TxnResponse, error) {
+				if written {
+					if response, err := commit(); err != nil || !response.Succeeded {
+						t.Errorf("the append behind the fault: %v", err)
+					}
+				}
+				return nil, context.DeadlineExceeded
+			}}
+			_, err := j.Append(t.Context(), term, head, manyFacts(head+1, 2, 20))
+			if !errors.Is(err, journal.ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("the append whose answer was lost: %v", err)
+			}
+			if stats := j.Stats(); stats.Unknown != 1 || stats.Appends != 1 {
+				t.Errorf("stats %+v", stats)
+			}
+			j.client.KV = good
+			now, err := j.Head(t.Context())
+			if err != nil || (now == head+2) != written {
+				t.Errorf("the head went from %d to %d (%v), written: %t", head, now, err, written)
+			}
+			if _, err := j.Append(t.Context(), term, now, manyFacts(now+1, 1, 20)); err != nil {
+				t.Errorf("the writer that has looked at the head cannot go on: %v", err)
+			}
+		})
+	}
+}
+
+func TestAFullStoreRefusesForCertainAndGoesOnWhenItMayGrow(t *testing.T) {
+	dir := t.TempDir()
+	j, term := openWriter(t, Options{Dir: dir, MaxBytes: 4 << 20})
+	var head journal.Seq
+	var err error
+	for err == nil {
+		var next journal.Seq
+		if next, err = j.Append(t.Context(), term, head, manyFacts(head+1, 1, 256<<10)); err == nil {
+			head = next
+		}
+	}
+	if !errors.Is(err, journal.ErrFull) || errors.Is(err, journal.ErrUnknownOutcome) {
+		t.Fatalf("the append to a full store: %v", err)
+	}
+	if now, err := j.Head(t.Context()); err != nil || now != head || head == 0 {
+		t.Fatalf("the head is %d (%v), acknowledged were %d", now, err, head)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j, term = openWriter(t, Options{Dir: dir})
+	if now := mustAppend(t, j, term, 1); now != head+2 {
+		t.Errorf("with more room the head is %d, want %d", now, head+2)
+	}
+}
+
+// damage is one way in which the stored log can be wrong.
+type damage struct {
+	name string
+	do   []clientv3.Op
+	// last is the number of the last fact that can be read before it.
+	last journal.Seq
+	// names must be in the error.
+	names []string
+	// atOpen: Open finds it already.
+	atOpen bool
+}
+
+func damages(t *testing.T, j *Journal) []damage {
+	t.Helper()
+	third, err := j.client.Get(t.Context(), batchKey(6))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := third.Kvs[0].Value
+	flipped := bytes.Clone(value)
+	flipped[len(flipped)/2] ^= 0x10
+	put := func(key, value string) clientv3.Op { return clientv3.OpPut(key, value) }
+	return []damage{
+		{"a flipped bit", []clientv3.Op{put(batchKey(6), string(flipped))}, 4, []string{"fact 6", batchKey(6), "checksum"}, false},
+		{"a cut value", []clientv3.Op{put(batchKey(6), string(value[:9]))}, 4, []string{"fact 6", batchKey(6)}, false},
+		{"an empty value", []clientv3.Op{put(batchKey(6), "")}, 4, []string{"fact 6", batchKey(6)}, false},
+		{"a value of another key", []clientv3.Op{put(batchKey(8), string(value))}, 6, []string{"fact 8", batchKey(8)}, false},
+		{"a missing batch", []clientv3.Op{clientv3.OpDelete(batchKey(6))}, 4, []string{"fact 5", batchKey(8)}, false},
+		{"a batch within another", []clientv3.Op{put(batchKey(5), encodeBatch(journal.Batch{First: 5, Term: 1, Facts: [][]byte{nil}}))}, 5,
+			[]string{"fact 6", batchKey(6)}, false},
+		{"a strange key", []clientv3.Op{put(batchPrefix+"00000000000000000005x", "")}, 4, []string{batchPrefix + "00000000000000000005x"}, false},
+		{"a missing last batch", []clientv3.Op{clientv3.OpDelete(batchKey(20))}, 18, []string{"20", batchKey(20)}, true},
+		{"a damaged last batch", []clientv3.Op{put(batchKey(20), "x")}, 18, []string{"fact 20", batchKey(20)}, true},
+		{"a damaged head", []clientv3.Op{put(headKey, strings.Replace(encodeHead(20), "20 ", "21 ", 1))}, 0, []string{headKey}, true},
+		{"a head too low", []clientv3.Op{put(headKey, encodeHead(16))}, 16, []string{"16", batchKey(18)}, true},
+		{"a missing head", []clientv3.Op{clientv3.OpDelete(headKey)}, 0, []string{batchKey(2)}, true},
+	}
+}
+
+func TestDamageIsCorruptAndNamesTheFactAndTheKey(t *testing.T) {
+	shared := &sharedServer{dir: t.TempDir()}
+	j := shared.open(t).(*Journal)
+	defer func() {
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	term, err := j.Campaign(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, j, term, 10)
+	whole, err := j.client.Get(t.Context(), keyPrefix, clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range damages(t, j) {
+		t.Run(d.name, func(t *testing.T) {
+			defer restore(t, j, whole)
+			if _, err := j.client.Txn(t.Context()).Then(d.do...).Commit(); err != nil {
+				t.Fatal(err)
+			}
+			_, atOpen := shared.server.open(t.Context(), func() error { return nil })
+			if (atOpen != nil) != d.atOpen {
+				t.Errorf("opening the damaged log: %v", atOpen)
+			}
+			if d.atOpen {
+				wantCorrupt(t, d, "Open", atOpen)
+			}
+			if strings.Contains(d.name, "head too low") || strings.Contains(d.name, "missing head") {
+				return // the rest reads well, which is why Open looks
+			}
+			var last journal.Seq
+			read := j.Read(t.Context(), 1, count(&last))
+			wantCorrupt(t, d, "Read", read)
+			if last != d.last {
+				t.Errorf("Read yielded up to fact %d, want %d", last, d.last)
+			}
+			last = 0
+			wantCorrupt(t, d, "Follow", j.Follow(t.Context(), 1, count(&last)))
+		})
+	}
+}
+
+func wantCorrupt(t *testing.T, d damage, what string, err error) {
+	t.Helper()
+	if !errors.Is(err, journal.ErrCorrupt) {
+		t.Fatalf("%s: %v", what, err)
+	}
+	for _, name := range d.names {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%s does not name %s: %v", what, name, err)
+		}
+	}
+}
+
+// restore puts the log back as it was.
+func restore(t *testing.T, j *Journal, whole *clientv3.GetResponse) {
+	t.Helper()
+	if _, err := j.client.Delete(t.Context(), keyPrefix, clientv3.WithPrefix()); err != nil {
+		t.Fatal(err)
+	}
+	for _, kv := range whole.Kvs {
+		if _, err := j.client.Put(t.Context(), string(kv.Key), string(kv.Value)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestAnAppendOverAStrayBatchIsCorruptAndWritesNothing(t *testing.T) {
+	j, term := openWriter(t, Options{Dir: t.TempDir()})
+	head := mustAppend(t, j, term, 2)
+	stray := batchKey(head + 2)
+	if _, err := j.client.Put(t.Context(), stray, "stray"); err != nil {
+		t.Fatal(err)
+	}
+	_, err := j.Append(t.Context(), term, head, manyFacts(head+1, 2, 20))
+	if !errors.Is(err, journal.ErrCorrupt) || !strings.Contains(err.Error(), stray) {
+		t.Errorf("the append over a stray batch: %v", err)
+	}
+	if now, err := j.Head(t.Context()); err != nil || now != head {
+		t.Errorf("the head went from %d to %d (%v)", head, now, err)
+	}
+}
