@@ -23,6 +23,8 @@ type Effects struct {
 	// Assignments are the pods that nodes shall hold, by node name, in order of binding. A joined node that is missing here
 	// shall hold none.
 	Assignments map[string][]Assignment
+	// Instances are all that are on record, by node name in order: what a provider's list is held against.
+	Instances []Instance
 	// Wake is when time alone makes the next decision due; zero for never.
 	Wake time.Time
 }
@@ -65,6 +67,15 @@ func (s *State) admission(owner *Job) Admission {
 	return waiting
 }
 
+// Instance is one that was launched and is not known to be gone.
+type Instance struct {
+	Node, Provider, InstanceID string
+	// LaunchKey of the launch that made it.
+	LaunchKey string
+	// Joined: its agent has opened a session. Noticed: the cloud takes it back.
+	Joined, Noticed bool
+}
+
 // Release is an instance to terminate.
 type Release struct {
 	Node, Provider, InstanceID string
@@ -92,6 +103,10 @@ func (s *State) Effects() Effects {
 	}
 	for _, name := range sortedKeys(s.Nodes) {
 		node := s.Nodes[name]
+		effects.Instances = append(effects.Instances, Instance{
+			Node: name, Provider: node.Provider, InstanceID: node.InstanceID, LaunchKey: node.LaunchKey,
+			Joined: !node.Joined.IsZero(), Noticed: !node.Noticed.IsZero(),
+		})
 		if !node.Released.IsZero() {
 			effects.Releases = append(effects.Releases, Release{Node: name, Provider: node.Provider, InstanceID: node.InstanceID})
 		}
