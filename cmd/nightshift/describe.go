@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/spot"
+)
+
+// describe says in one line what a fact means to the user; empty when it means nothing to them. The state holds the fact already.
+func describe(state *engine.State, fact *event.Fact) string {
+	switch body := fact.Body.(type) {
+	case *event.Fact_JobCreated:
+		return fmt.Sprintf("job %s created, uid %s", body.JobCreated.GetName(), body.JobCreated.GetUid())
+	case *event.Fact_JobConditionSet:
+		set := body.JobConditionSet
+		return fmt.Sprintf("job %s: %s (%s): %s", jobName(state, set.GetUid()), set.GetType(), set.GetReason(), set.GetMessage())
+	case *event.Fact_ReceiptIssued:
+		return fmt.Sprintf("job %s cost $%s", jobName(state, body.ReceiptIssued.GetUid()), spot.Dollars(body.ReceiptIssued.GetReceipt().GetCostMicros()))
+	case *event.Fact_PodUnplaceable:
+		return fmt.Sprintf("pod %s waits: %s", podName(state, body.PodUnplaceable.GetUid()), body.PodUnplaceable.GetReason())
+	case *event.Fact_PodStarted:
+		pod := state.Pods[body.PodStarted.GetUid()]
+		return fmt.Sprintf("pod %s started on %s", pod.Name, pod.Node)
+	case *event.Fact_PodRestarted:
+		return fmt.Sprintf("pod %s ended with exit code %d and restarts in place (restart %d)",
+			podName(state, body.PodRestarted.GetUid()), body.PodRestarted.GetExitCode(), body.PodRestarted.GetRestarts())
+	case *event.Fact_PodStopping:
+		return fmt.Sprintf("pod %s is told to end within %d s: %s", podName(state, body.PodStopping.GetUid()), body.PodStopping.GetGraceSeconds(), body.PodStopping.GetMessage())
+	case *event.Fact_PodFinished:
+		return describeFinished(state, body.PodFinished)
+	default:
+		return describeNode(state, fact)
+	}
+}
+
+func describeNode(state *engine.State, fact *event.Fact) string {
+	switch body := fact.Body.(type) {
+	case *event.Fact_LaunchIntended:
+		return fmt.Sprintf("buying %d x %s", body.LaunchIntended.GetCount(), body.LaunchIntended.GetReason())
+	case *event.Fact_LaunchSettled:
+		return describeSettled(body.LaunchSettled)
+	case *event.Fact_NodeJoined:
+		return fmt.Sprintf("node %s joined", body.NodeJoined.GetNode())
+	case *event.Fact_NodeNoticed:
+		noticed := body.NodeNoticed
+		left := time.Duration(noticed.GetDeadlineUnixNano() - fact.GetTimeUnixNano()).Round(time.Second)
+		return fmt.Sprintf("node %s will be taken back in %s: %s", noticed.GetNode(), left, noticed.GetCause())
+	case *event.Fact_NodeReleaseIntended:
+		return fmt.Sprintf("node %s is given back: %s", body.NodeReleaseIntended.GetNode(), body.NodeReleaseIntended.GetReason())
+	case *event.Fact_NodeGone:
+		return fmt.Sprintf("node %s is gone: %s", body.NodeGone.GetNode(), body.NodeGone.GetCause())
+	case *event.Fact_FleetClosed:
+		return "stopping in good order: " + body.FleetClosed.GetReason()
+	}
+	return ""
+}
+
+func describeSettled(settled *event.LaunchSettled) string {
+	var parts []string
+	for _, node := range settled.GetNodes() {
+		parts = append(parts, fmt.Sprintf("node %s launched as %s", node.GetNode(), node.GetInstanceId()))
+	}
+	if settled.GetErrorKind() != "" {
+		parts = append(parts, "a launch fell short: "+settled.GetError())
+	}
+	return strings.Join(parts, ", ")
+}
+
+func describeFinished(state *engine.State, finished *event.PodFinished) string {
+	pod := state.Pods[finished.GetUid()]
+	owner := state.Jobs[pod.JobUID]
+	switch pod.Outcome {
+	case job.Succeeded:
+		return fmt.Sprintf("pod %s succeeded (%d of %d)", pod.Name, owner.Progress.Succeeded, owner.Spec.Completions)
+	case job.Evicted:
+		return fmt.Sprintf("pod %s was evicted: %s", pod.Name, finished.GetMessage())
+	case job.Stopped:
+		return fmt.Sprintf("pod %s was stopped: %s", pod.Name, finished.GetMessage())
+	}
+	reason := strings.TrimSpace(finished.GetReason() + " " + finished.GetMessage())
+	return fmt.Sprintf("pod %s failed with exit code %d (%s), %d failures of %d borne",
+		pod.Name, finished.GetExitCode(), reason, owner.Progress.Failed, owner.Spec.BackoffLimit)
+}
+
+func jobName(state *engine.State, uid string) string {
+	if owner, ok := state.Jobs[uid]; ok {
+		return owner.Object.Name
+	}
+	return uid
+}
+
+func podName(state *engine.State, uid string) string {
+	if pod, ok := state.Pods[uid]; ok {
+		return pod.Name
+	}
+	return uid
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
+)
+
+// options are the flags that run and serve share.
+type options struct {
+	dataDir    string
+	providers  []string
+	images     []string
+	nodes      int
+	evictEvery time.Duration
+	policyData string
+	traceFile  string
+}
+
+func (o *options) register(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVar(&o.dataDir, "data-dir", "", "directory that holds everything (default: $XDG_STATE_HOME/nightshift, or ~/.local/state/nightshift)")
+	flags.StringArrayVar(&o.providers, "provider", []string{"local"}, "where instances come from: local, or aws=CONFIG.yaml; may be repeated")
+	flags.StringArrayVar(&o.images, "image", nil, "NAME=EXECUTABLE: what a container of this image runs when it names no command; may be repeated")
+	flags.IntVar(&o.nodes, "nodes", 0, "simulate this many local nodes of 2 vCPU and 4 GiB (default: one node with this machine's cores and memory)")
+	flags.DurationVar(&o.evictEvery, "evict-every", 0, "take a local node that is running pods away every so often, with a notice, as a spot market does")
+	flags.StringVar(&o.policyData, "policy-data", "", "YAML or JSON file with tenants.NAME.{vcpu,maxPricePerHour}")
+	flags.StringVar(&o.traceFile, "trace-file", "", "append the traces to this file as OTLP JSON, one export request a line")
+}
+
+// resolved are options whose values have been checked.
+type resolved struct {
+	options
+	images    manifest.Images
+	providers []providerChoice
+}
+
+// providerChoice is one --provider.
+type providerChoice struct {
+	name       string
+	configFile string
+}
+
+func (o *options) resolve() (*resolved, error) {
+	checked := &resolved{options: *o}
+	var err error
+	if checked.images, err = manifest.ParseImages(o.images); err != nil {
+		return nil, usage(err)
+	}
+	for image, executable := range checked.images {
+		if checked.images[image], err = executablePath(executable); err != nil {
+			return nil, usage(fmt.Errorf("--image %s: %w", image, err))
+		}
+	}
+	if checked.providers, err = parseProviders(o.providers); err != nil {
+		return nil, usage(err)
+	}
+	switch {
+	case o.nodes < 0:
+		return nil, usage(fmt.Errorf("--nodes %d: there is no negative number of nodes", o.nodes))
+	case o.evictEvery < 0:
+		return nil, usage(fmt.Errorf("--evict-every %s: it must not be negative", o.evictEvery))
+	}
+	if checked.dataDir, err = dataDir(o.dataDir); err != nil {
+		return nil, usage(err)
+	}
+	if o.traceFile != "" {
+		if checked.traceFile, err = filepath.Abs(o.traceFile); err != nil {
+			return nil, usage(fmt.Errorf("--trace-file: %w", err))
+		}
+	}
+	return checked, nil
+}
+
+// executablePath checks that a path can be executed and makes it absolute.
+func executablePath(path string) (string, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(absolute)
+	if err != nil {
+		return "", fmt.Errorf("the executable is not there: %w", err)
+	}
+	if info.IsDir() || info.Mode()&0o111 == 0 {
+		return "", fmt.Errorf("%s is not an executable file", path)
+	}
+	return absolute, nil
+}
+
+func parseProviders(values []string) ([]providerChoice, error) {
+	var choices []providerChoice
+	seen := make(map[string]bool)
+	for _, value := range values {
+		name, file := value, ""
+		for i := range value {
+			if value[i] == '=' {
+				name, file = value[:i], value[i+1:]
+				break
+			}
+		}
+		switch {
+		case name != "local" && name != "aws":
+			return nil, fmt.Errorf("--provider %s: there is local, and aws=CONFIG.yaml", value)
+		case name == "local" && file != "":
+			return nil, fmt.Errorf("--provider %s: local takes no configuration file; see --nodes", value)
+		case name == "aws" && file == "":
+			return nil, fmt.Errorf("--provider aws needs its configuration: --provider aws=CONFIG.yaml")
+		case seen[name]:
+			return nil, fmt.Errorf("--provider %s is given twice", name)
+		}
+		seen[name] = true
+		choices = append(choices, providerChoice{name: name, configFile: file})
+	}
+	return choices, nil
+}
+
+// dataDir returns the absolute data directory, by default in the XDG state folder (XDG Base Directory Specification 0.8).
+func dataDir(given string) (string, error) {
+	if given != "" {
+		return filepath.Abs(given)
+	}
+	if state := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(state) {
+		return filepath.Join(state, "nightshift"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", errors.New("no home directory is known for the data directory; give --data-dir")
+	}
+	return filepath.Join(home, ".local", "state", "nightshift"), nil
+}

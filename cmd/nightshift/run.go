@@ -1,0 +1,212 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	batchv1 "k8s.io/api/batch/v1"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/admission"
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
+)
+
+const runExample = `  # Run a Job on this machine
+  nightshift run -f job.yaml
+
+  # The image's program is an executable here; three simulated nodes, one of which is taken away every five seconds
+  nightshift run -f job.yaml --image data-processor:v1=bin/data-processor --nodes 3 --evict-every 5s
+
+  # For a script: one JSON object on standard output
+  nightshift run -f job.yaml -o json`
+
+// runOptions are the flags of run.
+type runOptions struct {
+	options
+	file      string
+	namespace string
+	output    string
+}
+
+func newRun() *cobra.Command {
+	options := &runOptions{}
+	command := &cobra.Command{
+		Use:   "run -f FILE",
+		Short: "Run a Job to its end, in this process and its children",
+		Long: "Run a Kubernetes batch/v1 Job to its end, in this process and its children, on instances that are bought for it and given back.\n\n" +
+			"Run again on the same data directory, an unfinished Job of the same spec goes on where it was. Pods inherit the environment of run.\n\n" +
+			"Exit status: 0 the Job is Complete, 1 it Failed, 2 wrong usage or an invalid or denied Job, 3 the machinery failed,\n130 interrupted (the pods are stopped gracefully and the Job can be resumed).",
+		Example: runExample,
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			return run(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
+		},
+	}
+	flags := command.Flags()
+	flags.StringVarP(&options.file, "filename", "f", "", "the manifest, YAML or JSON; - for standard input")
+	flags.StringVarP(&options.namespace, "namespace", "n", "", "namespace, which is the tenant (default: the manifest's, or \"default\")")
+	flags.StringVarP(&options.output, "output", "o", "text", "text, or json for one object on standard output at the end")
+	options.register(command)
+	if err := command.MarkFlagRequired("filename"); err != nil {
+		panic(err)
+	}
+	return command
+}
+
+func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) error {
+	if options.output != "text" && options.output != "json" {
+		return usage(fmt.Errorf("-o %s: there is text and json", options.output))
+	}
+	wanted, err := readJob(options.file, options.namespace)
+	if err != nil {
+		return usage(err)
+	}
+	settings, err := options.resolve()
+	if err != nil {
+		return err
+	}
+	// The first signal ends the run in good order; a second one ends the program.
+	ctx, stopSignals := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	defer stopSignals()
+	progress := stdout
+	if options.output == "json" {
+		progress = stderr
+	}
+	return withControlPlane(settings, func(plane *controlPlane) error {
+		session := &runSession{plane: plane, settings: settings, tell: func(line string) { fmt.Fprintln(progress, line) }}
+		owner, err := session.toTheEnd(ctx, stopSignals, wanted)
+		if err != nil {
+			return err
+		}
+		if options.output == "json" {
+			err = reportOf(owner).writeJSON(stdout)
+		} else {
+			summarize(stdout, owner, plane.logsOf(owner))
+		}
+		if err != nil {
+			return &exitError{exitMachinery, fmt.Errorf("write the result: %w", err)}
+		}
+		if owner.Progress.Has(batchv1.JobFailed) {
+			return &exitError{status: exitFailed}
+		}
+		return nil
+	})
+}
+
+// readJob reads the one Job of a manifest. A namespace given as a flag must not contradict that of the manifest, as with kubectl.
+func readJob(file, namespace string) (*batchv1.Job, error) {
+	var in io.Reader = os.Stdin
+	source := "standard input"
+	if file != "-" {
+		opened, err := os.Open(file)
+		if err != nil {
+			return nil, err
+		}
+		defer opened.Close()
+		in, source = opened, file
+	}
+	jobs, err := manifest.DecodeAll(in, source)
+	if err != nil {
+		return nil, err
+	}
+	if len(jobs) != 1 {
+		return nil, fmt.Errorf("%s holds %d Jobs; run takes one in this version of Nightshift", source, len(jobs))
+	}
+	wanted := jobs[0]
+	switch {
+	case wanted.Name == "" && wanted.GenerateName != "":
+		return nil, fmt.Errorf("%s: metadata.generateName cannot be resumed by name; run needs metadata.name", source)
+	case namespace != "" && wanted.Namespace != "" && namespace != wanted.Namespace:
+		return nil, fmt.Errorf("the namespace of the manifest, %q, is not that of -n, %q", wanted.Namespace, namespace)
+	case namespace != "":
+		wanted.Namespace = namespace
+	case wanted.Namespace == "":
+		wanted.Namespace = "default"
+	}
+	return wanted, nil
+}
+
+// runSession is one Job's way through a control plane of this process.
+type runSession struct {
+	plane    *controlPlane
+	settings *resolved
+	tell     func(string)
+}
+
+// toTheEnd submits or resumes the Job and waits until it has ended, its receipt is written and all nodes are given back.
+func (s *runSession) toTheEnd(ctx context.Context, stopSignals func(), wanted *batchv1.Job) (*engine.Job, error) {
+	uid, err := s.submit(ctx, wanted)
+	if err == nil {
+		err = s.plane.tracker.until(ctx, s.tell, func(state *engine.State) bool { return state.Jobs[uid].Receipt != nil })
+	}
+	interrupted := ctx.Err() != nil
+	stopSignals()
+	reason := "the run has ended"
+	if interrupted {
+		reason = "the run was interrupted"
+		s.tell("interrupted: the pods are stopped gracefully; interrupt again to end at once")
+	}
+	if closeErr := s.plane.closeFleet(reason, s.tell); closeErr != nil {
+		return nil, errors.Join(asExit(err), closeErr)
+	}
+	if interrupted {
+		return nil, &exitError{exitInterrupted, errors.New("interrupted; the Job stays in the data directory and goes on when it is run again")}
+	}
+	if err != nil {
+		return nil, asExit(err)
+	}
+	var owner engine.Job
+	s.plane.tracker.look(func(state *engine.State) { owner = *state.Jobs[uid] })
+	return &owner, s.plane.keepReport(&owner)
+}
+
+// submit resumes the unfinished Job of the same name and spec, or creates it.
+func (s *runSession) submit(ctx context.Context, wanted *batchv1.Job) (uid string, err error) {
+	digest, err := manifest.Digest(wanted)
+	if err != nil {
+		return "", usage(err)
+	}
+	var unfinished, same bool
+	s.plane.tracker.look(func(state *engine.State) {
+		if owner, ok := state.JobOf(wanted.Namespace, wanted.Name); ok {
+			// Ended without a receipt: a crash came in between, and the rest is done now.
+			unfinished, same, uid = !owner.Ended() || owner.Receipt == nil, owner.Digest == digest, owner.UID
+		}
+	})
+	switch {
+	case unfinished && !same:
+		return "", usage(fmt.Errorf("the data directory %s holds an unfinished Job %q of another spec; "+
+			"run that one to its end, or give another --data-dir", s.settings.dataDir, wanted.Name))
+	case unfinished:
+		s.plane.tracker.goLive()
+		s.tell(fmt.Sprintf("job %s goes on, uid %s", wanted.Name, uid))
+		return uid, nil
+	}
+	s.plane.tracker.goLive()
+	return s.plane.create(ctx, wanted, digest)
+}
+
+// asExit gives an error its exit status: what the user asked for and cannot have is wrong usage, the rest is the machinery's.
+func asExit(err error) error {
+	var denied *admission.DeniedError
+	var exit *exitError
+	switch {
+	case err == nil, errors.As(err, &exit):
+		return err
+	case errors.As(err, &denied):
+		return usage(err)
+	}
+	return &exitError{exitMachinery, err}
+}
+
+// logsOf is where the logs of a Job's pods are, each in a folder of its own.
+func (c *controlPlane) logsOf(owner *engine.Job) string {
+	return filepath.Join(c.settings.dataDir, "archive", "logs", owner.Namespace, owner.UID)
+}
