@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
@@ -31,8 +32,12 @@ func (d *draft) settleLaunch(command SettleLaunch) error {
 			Node: d.state.nodeName(launch, i), InstanceId: instance.ID, OfferId: instance.OfferID,
 		})
 	}
-	if command.ErrorKind != "" {
-		settled.PauseUntilUnixNano = d.now.Add(d.state.pauseAfter(launch, command.ErrorKind)).UnixNano()
+	if command.ErrorKind == "" && len(command.Instances) < int(launch.Count) {
+		// Without a pause the same would be asked for at once, for ever.
+		settled.ErrorKind, settled.Error = errorNoCapacity, fmt.Sprintf("%d of %d instances came, and the provider did not say why", len(command.Instances), launch.Count)
+	}
+	if settled.ErrorKind != "" {
+		settled.PauseUntilUnixNano = d.now.Add(d.state.pauseAfter(launch, settled.ErrorKind)).UnixNano()
 	}
 	d.add(launch.Tenant, settled)
 	return nil

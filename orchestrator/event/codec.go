@@ -7,6 +7,7 @@ package event
 
 import (
 	"fmt"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -25,22 +26,21 @@ func (e *UnknownKindError) Error() string {
 	return fmt.Sprintf("the log holds a fact of kind %q, which this version of Nightshift does not know; run a version that does", e.Kind)
 }
 
-var body = new(Fact).ProtoReflect().Descriptor().Oneofs().ByName("body")
-
-// bodyFields maps a body message's name to its field in Fact.
-var bodyFields = func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
+// bodyFields maps a body message's name to its field in Fact. Generated messages cannot be asked before the package is initialized.
+var bodyFields = sync.OnceValue(func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
+	body := new(Fact).ProtoReflect().Descriptor().Oneofs().ByName("body")
 	fields := make(map[protoreflect.FullName]protoreflect.FieldDescriptor)
 	for i := range body.Fields().Len() {
 		field := body.Fields().Get(i)
 		fields[field.Message().FullName()] = field
 	}
 	return fields
-}()
+})
 
 // Of wraps one of the body messages of Fact for a tenant, at a time. It panics when the message is not a body of Fact.
 func Of(tenant string, now time.Time, message proto.Message) *Fact {
 	reflected := message.ProtoReflect()
-	field, ok := bodyFields[reflected.Descriptor().FullName()]
+	field, ok := bodyFields()[reflected.Descriptor().FullName()]
 	if !ok {
 		panic(fmt.Sprintf("event: %s is not a fact", reflected.Descriptor().FullName()))
 	}

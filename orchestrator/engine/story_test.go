@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the engine does now into the stories; read the difference before you commit it")
+
+// TestStories plays each file of testdata: lines that begin with ">" are commands (story_verbs_test.go), the lines under them are what follows
+// from them. After each command the state is sound, and at the end the log, through its codec, replays to the same state.
+func TestStories(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no stories are found: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			written, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			played := newStory(t).play(string(written))
+			if *rewrite {
+				if err := os.WriteFile(file, []byte(played), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if played != string(written) {
+				t.Errorf("the story goes otherwise now:\n%s", firstDifference(string(written), played))
+			}
+		})
+	}
+}
+
+func firstDifference(want, got string) string {
+	wanted, found := strings.Split(want, "\n"), strings.Split(got, "\n")
+	for i := range min(len(wanted), len(found)) {
+		if wanted[i] != found[i] {
+			return fmt.Sprintf("line %d\nwas: %s\nnow: %s\n\nall of it now:\n%s", i+1, wanted[i], found[i], got)
+		}
+	}
+	return fmt.Sprintf("%d lines were there, %d are now:\n%s", len(wanted), len(found), got)
+}
+
+type story struct {
+	t       *testing.T
+	state   *State
+	now     time.Time
+	log     [][]byte
+	nodes   []string // names in order of appearance: n0, n1, ...
+	keys    []string // launches: L0, L1, ...
+	started time.Time
+}
+
+func newStory(t *testing.T) *story {
+	start := time.Date(2026, 3, 1, 22, 0, 0, 0, time.UTC)
+	s := &story{t: t, state: NewState(), now: start, started: start}
+	s.submit(BeginTerm{Term: 1, Seed: []byte("a seed of sixteen bytes")})
+	return s
+}
+
+// play returns the story as it goes now.
+func (s *story) play(text string) string {
+	var out strings.Builder
+	for _, line := range strings.Split(strings.TrimRight(text, "\n"), "\n") {
+		switch {
+		case strings.HasPrefix(line, "#") || line == "":
+			out.WriteString(line + "\n")
+		case strings.HasPrefix(line, "> "):
+			out.WriteString(line + "\n")
+			for _, follows := range s.verb(strings.Fields(line[2:])) {
+				out.WriteString("  " + s.alias(follows) + "\n")
+			}
+			for _, broken := range s.state.Check() {
+				s.t.Errorf("after %q: %s", line, s.alias(broken.Error()))
+			}
+		}
+	}
+	s.replay()
+	return out.String()
+}
+
+// submit steps a command and returns a line for each fact.
+func (s *story) submit(command Command) []string {
+	facts, err := Step(s.state, command, s.now)
+	if err != nil {
+		return []string{"rejected: " + err.Error()}
+	}
+	var lines []string
+	for _, fact := range facts {
+		encoded, err := event.Encode(fact)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.log = append(s.log, encoded)
+		switch body := fact.Body.(type) {
+		case *event.Fact_LaunchIntended:
+			s.keys = append(s.keys, body.LaunchIntended.GetKey())
+		case *event.Fact_LaunchSettled:
+			for _, node := range body.LaunchSettled.GetNodes() {
+				s.nodes = append(s.nodes, node.GetNode())
+			}
+		}
+		lines = append(lines, fact.GetKind()+" "+printed(reflectedBody(fact)))
+	}
+	return lines
+}
+
+// replay reads the log through the codec into a new state and compares.
+func (s *story) replay() {
+	again := NewState()
+	for _, encoded := range s.log {
+		fact, err := event.Decode(encoded)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		again.Apply(fact)
+	}
+	// Messages that were decoded carry caches of protobuf's own; what they say is compared below.
+	if !reflect.DeepEqual(outline(again), outline(s.state)) {
+		s.t.Errorf("the log does not replay to the same state:\n%+v\n%+v", outline(again), outline(s.state))
+	}
+}
+
+// outline is a state without protobuf messages.
+func outline(state *State) map[string]any {
+	outlined := map[string]any{"seq": state.Seq, "now": state.Now, "epoch": state.Epoch, "launched": state.Launched, "names": state.JobNames, "pauses": state.pauses}
+	for uid, owner := range state.Jobs {
+		outlined["job "+uid] = []any{owner.Spec, owner.Progress, owner.LivePods, owner.AllPods, owner.Attempts, owner.Account, owner.Receipt.String(), owner.Profile.String()}
+	}
+	for uid, pod := range state.Pods {
+		outlined["pod "+uid] = *pod
+	}
+	for name, node := range state.Nodes {
+		plain := *node
+		plain.Offer = nil
+		outlined["node "+name] = plain
+	}
+	return outlined
+}
+
+// alias puts short names in place of generated ones.
+func (s *story) alias(text string) string {
+	var pairs []string
+	for i, key := range s.keys {
+		pairs = append(pairs, key, fmt.Sprintf("L%d", i))
+	}
+	for i, node := range s.nodes {
+		pairs = append(pairs, node, fmt.Sprintf("n%d", i))
+	}
+	for _, owner := range s.state.Jobs {
+		for i, uid := range owner.AllPods {
+			pairs = append(pairs, uid, fmt.Sprintf("%s#%d", owner.Object.Name, i), s.state.Pods[uid].Name, fmt.Sprintf("%s#%d", owner.Object.Name, i))
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
+}
+
+// pod finds a pod by its alias, NAME#ORDINAL.
+func (s *story) pod(alias string) *Pod {
+	name, ordinal := alias, 0
+	if _, err := fmt.Sscanf(strings.ReplaceAll(alias, "#", " "), "%s %d", &name, &ordinal); err != nil {
+		s.t.Fatalf("%q is no pod: %v", alias, err)
+	}
+	owner, ok := s.state.JobOf("default", name)
+	if !ok || ordinal >= len(owner.AllPods) {
+		s.t.Fatalf("there is no pod %s", alias)
+	}
+	return s.state.Pods[owner.AllPods[ordinal]]
+}
+
+func reflectedBody(fact *event.Fact) protoreflect.Message {
+	reflected := fact.ProtoReflect()
+	return reflected.Get(reflected.WhichOneof(reflected.Descriptor().Oneofs().ByName("body"))).Message()
+}
+
+// printed writes the fields that are set in their order.
+func printed(message protoreflect.Message) string {
+	var parts []string
+	fields := message.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		// Jobs and offers are long and were in the command.
+		if !message.Has(field) || field.Name() == "job" || field.Name() == "offers" || field.Name() == "seed" {
+			continue
+		}
+		value := message.Get(field)
+		switch {
+		case field.IsMap():
+		case field.IsList() && field.Message() != nil:
+			for k := range value.List().Len() {
+				parts = append(parts, fmt.Sprintf("%s={%s}", field.Name(), printed(value.List().Get(k).Message())))
+			}
+		case field.IsList():
+			for k := range value.List().Len() {
+				parts = append(parts, fmt.Sprintf("%s=%s", field.Name(), value.List().Get(k).String()))
+			}
+		case field.Message() != nil:
+			parts = append(parts, fmt.Sprintf("%s={%s}", field.Name(), printed(value.Message())))
+		case field.Enum() != nil:
+			parts = append(parts, fmt.Sprintf("%s=%s", field.Name(), field.Enum().Values().ByNumber(value.Enum()).Name()))
+		case strings.HasSuffix(string(field.Name()), "_unix_nano"):
+			at := time.Unix(0, value.Int()).UTC()
+			parts = append(parts, fmt.Sprintf("%s=%s", strings.TrimSuffix(string(field.Name()), "_unix_nano"), at.Format("15:04:05")))
+		default:
+			text := value.String()
+			if strings.ContainsAny(text, " ") {
+				text = fmt.Sprintf("%q", text)
+			}
+			parts = append(parts, fmt.Sprintf("%s=%s", field.Name(), text))
+		}
+	}
+	return strings.Join(parts, " ")
+}

@@ -1,0 +1,217 @@
+package engine
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
+)
+
+// verb carries out one line of a story: a word, names, and key=value settings.
+func (s *story) verb(words []string) []string {
+	var names []string
+	settings := make(map[string]string)
+	for _, word := range words[1:] {
+		if key, value, found := strings.Cut(word, "="); found {
+			settings[key] = value
+		} else {
+			names = append(names, word)
+		}
+	}
+	a := arguments{s: s, names: names, settings: settings}
+	switch words[0] {
+	case "after":
+		s.now = s.now.Add(a.duration(names[0]))
+		return s.submit(Tick{})
+	case "offer":
+		return s.submit(a.offer())
+	case "job":
+		return s.submit(a.job())
+	case "parallelism":
+		owner, _ := s.state.JobOf("default", names[0])
+		object := owner.Object.DeepCopy()
+		object.Spec.Parallelism = a.int32("to", 1)
+		return s.submit(UpdateJob{Job: object})
+	case "admit":
+		return s.submit(AdmitJob{UID: "uid-" + names[0], Profile: &event.Profile{Markets: a.markets(), Priority: *a.int32("priority", 0)}})
+	case "deny":
+		return s.submit(DenyJob{UID: "uid-" + names[0], Reasons: []string{strings.Join(names[1:], " ")}})
+	case "delete":
+		return s.submit(DeleteJob{Namespace: "default", Name: names[0]})
+	case "delete-pod":
+		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name})
+	case "settle":
+		return s.submit(a.settle())
+	case "join":
+		return s.submit(JoinNode{Node: a.node().Name})
+	case "notice":
+		return s.submit(NoticeInstance{Provider: a.node().Provider, InstanceID: a.node().InstanceID, Deadline: s.now.Add(a.duration(settings["in"])), Cause: "spot"})
+	case "gone":
+		return s.submit(InstanceGone{Provider: a.node().Provider, InstanceID: a.node().InstanceID, Cause: settings["cause"]})
+	case "running", "succeeded", "failed":
+		return s.submit(a.report(words[0]))
+	case "close":
+		return s.submit(CloseFleet{Reason: strings.Join(names, " ")})
+	case "restart":
+		return s.submit(BeginTerm{Term: s.state.Term + 1})
+	case "status":
+		return s.status(names[0])
+	}
+	s.t.Fatalf("a story has no verb %q", words[0])
+	return nil
+}
+
+type arguments struct {
+	s        *story
+	names    []string
+	settings map[string]string
+}
+
+func (a arguments) duration(text string) time.Duration {
+	parsed, err := time.ParseDuration(text)
+	if err != nil {
+		a.s.t.Fatal(err)
+	}
+	return parsed
+}
+
+func (a arguments) int32(key string, fallback int32) *int32 {
+	text, given := a.settings[key]
+	if !given {
+		return &fallback
+	}
+	parsed, err := strconv.ParseInt(text, 10, 32)
+	if err != nil {
+		a.s.t.Fatal(err)
+	}
+	number := int32(parsed)
+	return &number
+}
+
+func (a arguments) markets() []string {
+	if markets, given := a.settings["markets"]; given {
+		return strings.Split(markets, ",")
+	}
+	return []string{"spot", "on-demand"}
+}
+
+// offer adds one to those of provider "cloud".
+func (a arguments) offer() ObserveOffers {
+	market := "spot"
+	if a.settings["market"] != "" {
+		market = a.settings["market"]
+	}
+	added := &event.Offer{
+		Id: a.names[0] + "/" + market, InstanceType: a.names[0], Zone: "z", Market: market, Arch: "amd64",
+		Resources: map[string]int64{
+			"cpu": int64(*a.int32("cpu", 2000)), "memory": int64(*a.int32("gib", 4)) << 30, "pods": 110, "nvidia.com/gpu": int64(*a.int32("gpu", 0)),
+		},
+		PriceMicrosPerHour: int64(*a.int32("price", 36000)), OnDemandPriceMicrosPerHour: int64(*a.int32("ondemand", 108000)), Available: int64(*a.int32("available", -1)),
+	}
+	offers := []*event.Offer{added}
+	for _, known := range a.s.state.Offers["cloud"] {
+		if known.GetId() != added.GetId() {
+			offers = append(offers, known)
+		}
+	}
+	return ObserveOffers{Provider: "cloud", Offers: offers}
+}
+
+func (a arguments) job() CreateJob {
+	name := a.names[0]
+	mode, policy := batchv1.NonIndexedCompletion, corev1.RestartPolicyNever
+	for _, word := range a.names[1:] {
+		switch word {
+		case "indexed":
+			mode = batchv1.IndexedCompletion
+		case "onfailure":
+			policy = corev1.RestartPolicyOnFailure
+		}
+	}
+	requests := corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(int64(*a.int32("cpu", 1000)), resource.DecimalSI)}
+	if a.settings["gpu"] != "" {
+		requests["nvidia.com/gpu"] = resource.MustParse(a.settings["gpu"])
+	}
+	object := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name + a.settings["uid"])}}
+	object.Spec.Completions, object.Spec.Parallelism, object.Spec.BackoffLimit = a.int32("completions", 1), a.int32("parallelism", 1), a.int32("backoff", 6)
+	object.Spec.CompletionMode = &mode
+	if a.settings["deadline"] != "" {
+		seconds := int64(*a.int32("deadline", 0))
+		object.Spec.ActiveDeadlineSeconds = &seconds
+	}
+	object.Spec.Template.Spec.RestartPolicy = policy
+	if arch := a.settings["arch"]; arch != "" {
+		object.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelArchStable: arch}
+	}
+	object.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: requests}}}
+	return CreateJob{Job: object, ReplaceEnded: a.settings["replace"] == "true"}
+}
+
+func (a arguments) settle() SettleLaunch {
+	var at int
+	if _, err := fmt.Sscanf(a.names[0], "L%d", &at); err != nil {
+		a.s.t.Fatal(err)
+	}
+	key := a.s.keys[at]
+	settled := SettleLaunch{Key: key, ErrorKind: a.settings["error"], Error: a.settings["error"]}
+	launch, open := a.s.state.Launches[key]
+	if !open {
+		return settled
+	}
+	for i := range *a.int32("count", launch.Count) {
+		settled.Instances = append(settled.Instances, LaunchedInstance{ID: fmt.Sprintf("i-%d-%d", at, i), OfferID: launch.Offers[0].GetId()})
+	}
+	return settled
+}
+
+func (a arguments) node() *Node {
+	var at int
+	if _, err := fmt.Sscanf(a.names[0], "n%d", &at); err != nil {
+		a.s.t.Fatal(err)
+	}
+	if node, ok := a.s.state.Nodes[a.s.nodes[at]]; ok {
+		return node
+	}
+	return &Node{Name: a.s.nodes[at], Provider: "cloud", InstanceID: "gone"}
+}
+
+func (a arguments) report(word string) ReportPod {
+	pod := a.s.pod(a.names[0])
+	phase := map[string]ReportPhase{"running": ReportRunning, "succeeded": ReportSucceeded, "failed": ReportFailed}[word]
+	epoch := pod.Epoch
+	if a.settings["epoch"] == "old" {
+		epoch--
+	}
+	reported := ReportPod{Node: pod.Node, UID: pod.UID, Epoch: epoch, Phase: phase, Restarts: *a.int32("restarts", pod.Restarts), Reason: "Completed"}
+	if word != "succeeded" {
+		reported.ExitCode, reported.Reason = *a.int32("exit", 0), "Error"
+	}
+	return reported
+}
+
+// status prints a Job's status as a client sees it.
+func (s *story) status(name string) []string {
+	owner, ok := s.state.JobOf("default", name)
+	if !ok {
+		return []string{"not found"}
+	}
+	rendered := job.Status(owner.Spec, &owner.Progress, s.state.livePods(owner))
+	for i := range rendered.Conditions {
+		rendered.Conditions[i].LastProbeTime = metav1.Time{}
+	}
+	encoded, err := json.Marshal(rendered)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return []string{string(encoded)}
+}
