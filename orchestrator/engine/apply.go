@@ -28,7 +28,7 @@ func (s *State) Apply(fact *event.Fact) {
 	case *event.Fact_FleetClosed:
 		s.Closed = body.FleetClosed.GetReason()
 	case *event.Fact_OffersObserved:
-		s.Offers[body.OffersObserved.GetProvider()] = body.OffersObserved.GetOffers()
+		s.observeOffers(body.OffersObserved.GetProvider(), body.OffersObserved.GetOffers())
 	case *event.Fact_ObjectPut:
 		put := body.ObjectPut
 		s.Objects[ObjectKey{put.GetResource(), put.GetNamespace(), put.GetName()}] = ObjectVersion{UID: put.GetUid(), Version: s.Seq, Object: put.GetObject()}
@@ -196,6 +196,8 @@ func (s *State) applyToNode(fact *event.Fact) bool {
 			JobUID: intended.GetJobUid(), Tenant: fact.GetTenant(), Intended: s.Now, Reason: intended.GetReason(),
 		}
 		s.Launched++
+		offer := placementOffer(intended.GetProvider(), intended.GetOffers()[0])
+		s.taken[offer.Pool()] += int64(intended.GetCount())
 	case *event.Fact_LaunchSettled:
 		s.settleLaunch(body.LaunchSettled)
 	case *event.Fact_NodeJoined:
@@ -213,10 +215,23 @@ func (s *State) applyToNode(fact *event.Fact) bool {
 		s.charge(node)
 		delete(s.Nodes, node.Name)
 		delete(s.instances, instanceKey{node.Provider, node.InstanceID})
+		// What was refused may be had again, now that one is given back.
+		if key := (offerKey{node.Provider, node.Offer.GetId()}); !s.pauses[key].until.IsZero() {
+			s.pauses[key] = pause{refusals: s.pauses[key].refusals}
+		}
 	default:
 		return false
 	}
 	return true
+}
+
+// observeOffers replaces a provider's offers. What was asked for before is in what the provider says is available.
+func (s *State) observeOffers(provider string, offers []*event.Offer) {
+	for _, known := range append(slices.Clone(s.Offers[provider]), offers...) {
+		offer := placementOffer(provider, known)
+		delete(s.taken, offer.Pool())
+	}
+	s.Offers[provider] = offers
 }
 
 func (s *State) settleLaunch(settled *event.LaunchSettled) {

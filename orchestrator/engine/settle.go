@@ -211,13 +211,21 @@ func (d *draft) offers() []placement.Offer {
 			if d.now.Before(d.state.pauses[offerKey{provider, offer.GetId()}].until) {
 				continue
 			}
-			offers = append(offers, placement.Offer{
-				ID: offer.GetId(), Provider: provider, InstanceType: offer.GetInstanceType(), Zone: offer.GetZone(), Market: offer.GetMarket(),
-				Arch: offer.GetArch(), Capacity: offer.GetResources(), PriceMicrosPerHour: offer.GetPriceMicrosPerHour(), Available: offer.GetAvailable(),
-			})
+			candidate := placementOffer(provider, offer)
+			if candidate.Available >= 0 {
+				candidate.Available = max(0, candidate.Available-d.state.taken[candidate.Pool()])
+			}
+			offers = append(offers, candidate)
 		}
 	}
 	return offers
+}
+
+func placementOffer(provider string, offer *event.Offer) placement.Offer {
+	return placement.Offer{
+		ID: offer.GetId(), Provider: provider, InstanceType: offer.GetInstanceType(), Zone: offer.GetZone(), Market: offer.GetMarket(),
+		Arch: offer.GetArch(), Capacity: offer.GetResources(), PriceMicrosPerHour: offer.GetPriceMicrosPerHour(), Available: offer.GetAvailable(),
+	}
 }
 
 func (d *draft) offer(provider, id string) *event.Offer {

@@ -52,6 +52,8 @@ type State struct {
 	Epoch    uint64
 	Launched uint64
 
+	// taken counts the instances asked for since a provider's offers were observed, by pool.
+	taken map[string]int64
 	// pauses of offers, by provider and offer id.
 	pauses map[offerKey]pause
 	// instances gives the node of a provider's instance.
@@ -194,6 +196,7 @@ func NewState() *State {
 		Launches:  make(map[string]*Launch),
 		Offers:    make(map[string][]*event.Offer),
 		Objects:   make(map[ObjectKey]ObjectVersion),
+		taken:     make(map[string]int64),
 		pauses:    make(map[offerKey]pause),
 		instances: make(map[instanceKey]string),
 	}

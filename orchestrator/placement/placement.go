@@ -138,8 +138,20 @@ type Offer struct {
 	Capacity     Vector
 	// PriceMicrosPerHour of one instance.
 	PriceMicrosPerHour int64
-	// Available is how many more can be had; negative means unknown.
+	// Available is how many more can be had of the pool; negative means unknown.
 	Available int64
+}
+
+// Pool names what an offer's instances are taken from: those of one type in a zone, for whichever market.
+func (o *Offer) Pool() string { return o.Provider + "/" + o.Zone + "/" + o.InstanceType }
+
+// take lessens what is available of a pool in every market.
+func take(offers []Offer, pool string, count int64) {
+	for i := range offers {
+		if offers[i].Available >= 0 && offers[i].Pool() == pool {
+			offers[i].Available = max(0, offers[i].Available-count)
+		}
+	}
 }
 
 // Plan is what to do.
@@ -235,7 +247,7 @@ func buy(plan *Plan, pods []Pod, offers []Offer) {
 			count := max(int64(len(same))/slots, 1)
 			if offer.Available >= 0 {
 				count = min(count, offer.Available)
-				offer.Available -= count
+				take(offers, offer.Pool(), count)
 			}
 			plan.Launches = append(plan.Launches, Launch{Offer: *offer, Count: count, Job: same[0].Job, Reason: fmt.Sprintf(
 				"%s in %s, %s, at $%s/h: the cheapest of %d offers that fit %s for %d pods (%d a node)",
