@@ -218,11 +218,11 @@ func (d *draft) deleteObject(command DeleteObject) error {
 	return nil
 }
 
-// observeOffers records the offers if they differ from those on record.
+// observeOffers records the offers if they differ from those on record, less what was asked for since.
 func (d *draft) observeOffers(command ObserveOffers) {
 	known, seen := d.state.Offers[command.Provider]
 	observed := &event.OffersObserved{Provider: command.Provider, Offers: command.Offers}
-	if seen && proto.Equal(observed, &event.OffersObserved{Provider: command.Provider, Offers: known}) {
+	if seen && !d.state.asked(command.Provider) && proto.Equal(observed, &event.OffersObserved{Provider: command.Provider, Offers: known}) {
 		return
 	}
 	d.add("", observed)

@@ -221,6 +221,16 @@ func (d *draft) offers() []placement.Offer {
 	return offers
 }
 
+// asked tells whether instances were asked of the provider since its offers were observed.
+func (s *State) asked(provider string) bool {
+	for _, offer := range s.Offers[provider] {
+		if candidate := placementOffer(provider, offer); s.taken[candidate.Pool()] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func placementOffer(provider string, offer *event.Offer) placement.Offer {
 	return placement.Offer{
 		ID: offer.GetId(), Provider: provider, InstanceType: offer.GetInstanceType(), Zone: offer.GetZone(), Market: offer.GetMarket(),
