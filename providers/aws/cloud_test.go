@@ -25,15 +25,15 @@ type cloud struct {
 	moto *motoServer
 
 	mu sync.Mutex
-	// capacity is how many instances of this cloud may live at the same time.
-	capacity int
+	// capacity is how many instances of this cloud may live at the same time, spotCapacity how many of those may be spot.
+	capacity, spotCapacity int
 	// short is the error code of a fleet's shortfall.
 	short    string
 	launched []string
 	fleets   map[string]remembered
 	calls    map[string][]url.Values
 	refusals map[string][]refusal
-	// rewrites change moto's answers, by action.
+	// rewrites change moto's answers, by action; one is called at a time.
 	rewrites map[string]func(body []byte) []byte
 	// lose is how many CreateFleet answers get lost on their way back.
 	lose int
@@ -50,7 +50,7 @@ type refusal struct {
 
 func newCloud(t testing.TB, capacity int) *cloud {
 	t.Helper()
-	c := &cloud{t: t, moto: moto(t), capacity: capacity, short: "InsufficientInstanceCapacity", fleets: map[string]remembered{},
+	c := &cloud{t: t, moto: moto(t), capacity: capacity, spotCapacity: plenty, short: "InsufficientInstanceCapacity", fleets: map[string]remembered{},
 		calls: map[string][]url.Values{}, refusals: map[string][]refusal{}, rewrites: map[string]func([]byte) []byte{}}
 	c.Server = httptest.NewServer(c)
 	t.Cleanup(c.Close)
@@ -62,6 +62,21 @@ func (c *cloud) locked(change func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	change()
+}
+
+// forget ends the memory of client tokens, as time does.
+func (c *cloud) forget() { c.locked(func() { c.fleets = map[string]remembered{} }) }
+
+// hide keeps the instances from the next calls of DescribeInstances, as EC2 may for a while after a launch.
+func (c *cloud) hide(calls int) {
+	c.locked(func() {
+		c.rewrites["DescribeInstances"] = func(body []byte) []byte {
+			if calls--; calls < 0 {
+				return body
+			}
+			return []byte(`<DescribeInstancesResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><reservationSet/></DescribeInstancesResponse>`)
+		}
+	})
 }
 
 // count is how often an action was called.
@@ -103,16 +118,17 @@ func (c *cloud) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuse(w, queue[0])
 		return
 	}
-	rewrite := c.rewrites[action]
 	c.mu.Unlock()
 	if action == "CreateFleet" {
 		c.createFleet(w, r, form)
 		return
 	}
 	status, answer := c.forward(r, form)
-	if rewrite != nil {
-		answer = rewrite(answer)
-	}
+	c.locked(func() {
+		if rewrite := c.rewrites[action]; rewrite != nil {
+			answer = rewrite(answer)
+		}
+	})
 	reply(w, status, answer)
 }
 
@@ -156,9 +172,10 @@ func (c *cloud) launch(r *http.Request, form url.Values) (int, []byte) {
 		c.t.Errorf("%s: %v", total, err)
 		return http.StatusBadRequest, nil
 	}
-	granted := wanted
-	if c.capacity != plenty {
-		granted = min(wanted, max(0, c.capacity-c.alive()))
+	alive, aliveSpot := c.alive()
+	granted := within(wanted, c.capacity, alive)
+	if form.Get("TargetCapacitySpecification.DefaultTargetCapacityType") == "spot" {
+		granted = within(granted, c.spotCapacity, aliveSpot)
 	}
 	answer := []byte(`<CreateFleetResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><fleetId>fleet-none</fleetId></CreateFleetResponse>`)
 	if granted > 0 {
@@ -185,14 +202,27 @@ func (c *cloud) launch(r *http.Request, form url.Values) (int, []byte) {
 	return http.StatusOK, answer
 }
 
-func (c *cloud) alive() int {
-	alive := 0
+// within is how many of those wanted fit into a capacity.
+func within(wanted, capacity, used int) int {
+	if capacity == plenty {
+		return wanted
+	}
+	return min(wanted, max(0, capacity-used))
+}
+
+// alive counts the instances that this cloud has launched and that have not ended.
+func (c *cloud) alive() (all, spot int) {
 	for _, id := range c.launched {
-		if instance, ok := c.moto.instance(c.t, id); ok && instance.State.Name != "terminated" {
-			alive++
+		instance, ok := c.moto.instance(c.t, id)
+		if !ok || instance.State.Name == "terminated" {
+			continue
+		}
+		all++
+		if instance.InstanceLifecycle == "spot" {
+			spot++
 		}
 	}
-	return alive
+	return all, spot
 }
 
 // forward sends a call to moto as it came, with the form given.

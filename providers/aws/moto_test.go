@@ -70,6 +70,12 @@ func TestMain(m *testing.M) {
 		}
 		_ = server.process.Wait() // it was killed
 	}
+	if built.path != "" {
+		if err := os.RemoveAll(filepath.Dir(built.path)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
 	os.Exit(code)
 }
 
