@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/nightshift-batch/nightshift/providers"
 	"github.com/nightshift-batch/nightshift/providers/aws"
@@ -25,7 +24,7 @@ func (c *cloud) config() aws.Config {
 		ImageID:                     c.moto.image,
 		SecurityGroupIDs:            []string{"sg-0123456789abcdef0"},
 		OnDemandPricesMicrosPerHour: map[string]int64{"m5.large": 96_000, "c5.xlarge": 170_000},
-		WatchInterval:               aws.Duration(20 * time.Millisecond),
+		WatchInterval:               "20ms",
 		EndpointURL:                 c.URL,
 	}
 }

@@ -46,8 +46,8 @@ type Config struct {
 	EphemeralStorageBytes int64 `json:"ephemeralStorageBytes,omitempty"`
 	// Tags go on every instance and volume beside our own.
 	Tags map[string]string `json:"tags,omitempty"`
-	// WatchInterval is how often Watch looks. Default 15 s, at least 10 ms.
-	WatchInterval Duration `json:"watchInterval,omitempty"`
+	// WatchInterval is how often Watch looks, a Go duration as "30s". Default 15s, at least 10ms.
+	WatchInterval string `json:"watchInterval,omitempty"`
 	// EndpointURL replaces EC2's own endpoint, for tests.
 	EndpointURL string `json:"endpointURL,omitempty"`
 }
@@ -74,19 +74,6 @@ type AgentBinary struct {
 	SHA256 string `json:"sha256"`
 }
 
-// Duration is a time.Duration that reads as "15s".
-type Duration time.Duration
-
-// UnmarshalText reads a Go duration.
-func (d *Duration) UnmarshalText(text []byte) error {
-	parsed, err := time.ParseDuration(string(text))
-	*d = Duration(parsed)
-	return err
-}
-
-// MarshalText writes a Go duration.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
 const (
 	defaultWatchInterval  = 15 * time.Second
 	shortestWatchInterval = 10 * time.Millisecond
@@ -106,8 +93,13 @@ func ParseConfig(data []byte) (Config, error) {
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&config); err != nil {
 		var wrongType *json.UnmarshalTypeError
-		if errors.As(err, &wrongType) && wrongType.Field != "" {
+		switch {
+		case errors.As(err, &wrongType) && wrongType.Field != "":
 			return Config{}, badConfig(wrongType.Field, "is a %s, want a %s", wrongType.Value, wrongType.Type)
+		case errors.As(err, &wrongType):
+			return Config{}, badConfig("configuration", "is a %s, want an object", wrongType.Value)
+		case errors.Is(err, io.EOF):
+			return Config{}, badConfig("configuration", "is empty, want an object")
 		}
 		return Config{}, &providers.Error{Kind: providers.KindBadConfig, Op: opConfigure, Err: err}
 	}
@@ -139,8 +131,6 @@ func (c Config) validate() error {
 		return badConfig("ephemeralStorageBytes", "is negative")
 	case c.ReservedMemoryBytes != nil && *c.ReservedMemoryBytes < 0:
 		return badConfig("reservedMemoryBytes", "is negative")
-	case c.WatchInterval != 0 && time.Duration(c.WatchInterval) < shortestWatchInterval:
-		return badConfig("watchInterval", "is shorter than %v", shortestWatchInterval)
 	}
 	for key, list := range map[string][]string{"subnetIds": c.SubnetIDs, "instanceTypes": c.InstanceTypes, "securityGroupIds": c.SecurityGroupIDs} {
 		if slices.Contains(list, "") {
@@ -160,7 +150,8 @@ func (c Config) validate() error {
 	if c.EndpointURL != "" && !isURL(c.EndpointURL) {
 		return badConfig("endpointURL", "%q is no http or https URL", c.EndpointURL)
 	}
-	return errors.Join(c.validateImage(), c.validateAgent(), c.validateTags())
+	_, err := c.watchInterval()
+	return errors.Join(err, c.validateImage(), c.validateAgent(), c.validateTags())
 }
 
 func (c Config) validateImage() error {
@@ -217,11 +208,18 @@ func isURL(text string) bool {
 	return err == nil && (parsed.Scheme == "http" || parsed.Scheme == "https") && parsed.Host != ""
 }
 
-func (c Config) watchInterval() time.Duration {
-	if c.WatchInterval == 0 {
-		return defaultWatchInterval
+func (c Config) watchInterval() (time.Duration, error) {
+	if c.WatchInterval == "" {
+		return defaultWatchInterval, nil
 	}
-	return time.Duration(c.WatchInterval)
+	interval, err := time.ParseDuration(c.WatchInterval)
+	if err != nil {
+		return 0, badConfig("watchInterval", "%v", err)
+	}
+	if interval < shortestWatchInterval {
+		return 0, badConfig("watchInterval", "%v is shorter than %v", interval, shortestWatchInterval)
+	}
+	return interval, nil
 }
 
 func (c Config) reservedMemory() int64 {

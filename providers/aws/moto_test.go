@@ -204,3 +204,11 @@ func (m *motoServer) owned(t testing.TB, owner string) int {
 	}
 	return count
 }
+
+// tagSubnet tags a subnet in moto.
+func (c *cloud) tagSubnet(subnet, key, value string) {
+	c.t.Helper()
+	if _, err := c.moto.ec2.CreateTags(c.t.Context(), &ec2.CreateTagsInput{Resources: []string{subnet}, Tags: []types.Tag{{Key: &key, Value: &value}}}); err != nil {
+		c.t.Fatal(err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	sdkconfig "github.com/aws/aws-sdk-go-v2/config"
@@ -28,7 +29,8 @@ type Provider struct {
 	// types are the configured instance types. What EC2 says about a type does not change while a process lives.
 	types map[string]types.InstanceTypeInfo
 	// pageSize bounds one page of DescribeInstances.
-	pageSize int32
+	pageSize      int32
+	watchInterval time.Duration
 
 	mu sync.Mutex
 	// template is the launch template made from the configuration, "" until the first launch.
@@ -45,6 +47,10 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Provider, er
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
+	interval, err := config.watchInterval()
+	if err != nil {
+		return nil, err
+	}
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
 	}
@@ -58,7 +64,7 @@ func New(ctx context.Context, config Config, logger *slog.Logger) (*Provider, er
 			o.BaseEndpoint = sdk.String(config.EndpointURL)
 		}
 	})
-	p := &Provider{config: config, logger: logger, ec2: client, pageSize: 500, told: map[string]bool{}}
+	p := &Provider{config: config, logger: logger, ec2: client, pageSize: 500, watchInterval: interval, told: map[string]bool{}}
 	for _, resolve := range []func(context.Context) error{p.resolveSubnets, p.resolveTypes, p.resolveImage} {
 		if err := resolve(ctx); err != nil {
 			return nil, fail(ctx, opConfigure, err)

@@ -45,7 +45,7 @@ func (p *Provider) Terminate(ctx context.Context, instanceIDs []string) error {
 	if len(left) == 0 {
 		return nil
 	}
-	ticker := time.NewTicker(min(p.config.watchInterval(), slowestTerminateLook))
+	ticker := time.NewTicker(min(p.watchInterval, slowestTerminateLook))
 	defer ticker.Stop()
 	for {
 		if err := p.terminateLeft(ctx, left); err != nil {

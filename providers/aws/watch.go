@@ -28,7 +28,7 @@ func (p *Provider) Watch(ctx context.Context, owner string, sink func(providers.
 		return badRequest(opWatch, "the owner %q is not 1 to %d characters", owner, maxTagValue)
 	}
 	followed := map[string]*follower{}
-	ticker := time.NewTicker(p.config.watchInterval())
+	ticker := time.NewTicker(p.watchInterval)
 	defer ticker.Stop()
 	for {
 		found, err := p.describe(ctx, filter("tag:"+tagOwner, owner))
