@@ -9,10 +9,12 @@
 package writer
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
@@ -241,23 +243,27 @@ func (w *Writer) pack(facts []*event.Fact) ([][]byte, error) {
 	return batch, nil
 }
 
-// append writes one batch and settles an unknown outcome by looking.
+// append writes one batch and settles an unknown outcome by looking. A batch that was held up on its way can land after the look: then the
+// second try finds the head moved, and what moved it is this very batch.
 func (w *Writer) append(ctx context.Context, head journal.Seq, batch [][]byte) error {
+	inDoubt := false
 	for {
 		_, err := w.config.Journal.Append(ctx, w.term, head, batch)
-		if !errors.Is(err, journal.ErrUnknownOutcome) {
+		unknown := errors.Is(err, journal.ErrUnknownOutcome)
+		if !unknown && !(inDoubt && errors.Is(err, journal.ErrHeadMoved)) {
 			return err
 		}
 		w.config.Logger.Warn("the log did not say whether it took a batch; looking", "after", head, "error", err)
-		written, err := w.wrote(ctx, head, len(batch))
+		written, err := w.wrote(ctx, head, batch)
 		if err != nil || written {
 			return err
 		}
+		inDoubt = true
 	}
 }
 
-// wrote tells whether the batch after head is the one that this writer appended.
-func (w *Writer) wrote(ctx context.Context, head journal.Seq, length int) (bool, error) {
+// wrote tells whether the log goes on after head with this batch. It fails with journal.ErrFenced when it goes on with another one.
+func (w *Writer) wrote(ctx context.Context, head journal.Seq, batch [][]byte) (bool, error) {
 	now, err := w.config.Journal.Head(ctx)
 	if err != nil {
 		return false, fmt.Errorf("find out whether a batch was written: %w", err)
@@ -265,16 +271,15 @@ func (w *Writer) wrote(ctx context.Context, head journal.Seq, length int) (bool,
 	if now == head {
 		return false, nil
 	}
-	ours := false
-	stop := errors.New("seen")
+	ours, seen := false, errors.New("seen")
 	err = w.config.Journal.Read(ctx, head+1, func(found journal.Batch) error {
-		ours = found.First == head+1 && found.Term == w.term && len(found.Facts) == length
-		return stop
+		ours = found.First == head+1 && found.Term == w.term && slices.EqualFunc(found.Facts, batch, bytes.Equal)
+		return seen
 	})
-	if err != nil && !errors.Is(err, stop) {
+	switch {
+	case err != nil && !errors.Is(err, seen):
 		return false, fmt.Errorf("find out whether a batch was written: %w", err)
-	}
-	if !ours {
+	case !ours:
 		return false, journal.ErrFenced
 	}
 	return true, nil
