@@ -12,6 +12,9 @@ import (
 // bootstrapDir is where an instance finds what its agent needs: address, ca.pem, token and instance-id.
 const bootstrapDir = "/etc/nightshift"
 
+// stateDir is where the agent keeps its own files and runs its pods.
+const stateDir = "/var/lib/nightshift"
+
 // maxUserData is EC2's limit on user data, before base64
 // (https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/user-data.html).
 const maxUserData = 16 << 10
@@ -58,7 +61,8 @@ func (c Config) userData(bootstrap providers.Bootstrap) (string, error) {
 }
 
 // startScript tells the instance its own id and starts the agent as a service. Where no agent is configured, the image has one
-// that waits for the instance-id, which is written last.
+// that waits for the instance-id, which is written last. When the instance shuts down, the agent alone is told to stop: it gives its
+// pods their grace, within the two minutes of a spot interruption.
 func (c Config) startScript() string {
 	var script strings.Builder
 	script.WriteString("#!/bin/sh\nset -eu\numask 077\ncd " + bootstrapDir + "\n" +
@@ -78,8 +82,11 @@ curl --fail --silent --show-error --location --retry 5 --retry-connrefused --out
 echo "$sum  agent.new" | sha256sum --check --status || { echo "the agent from $url is not the one that was configured" >&2; exit 1; }
 chmod 0755 agent.new
 mv agent.new /usr/local/bin/nightshift-agent
-exec systemd-run --unit=nightshift-agent --property=Restart=always --property=RestartSec=2 \
-	/usr/local/bin/nightshift-agent --bootstrap ` + bootstrapDir + "\n")
+mkdir -p ` + stateDir + `
+exec systemd-run --unit=nightshift-agent --property=Restart=on-failure --property=RestartSec=2 \
+	--property=KillMode=mixed --property=TimeoutStopSec=120 --property=WorkingDirectory=` + stateDir + ` \
+	/usr/local/bin/nightshift-agent --control-plane "$(cat address)" --ca-file ` + bootstrapDir + `/ca.pem \
+	--token-file ` + bootstrapDir + `/token --instance-id "$(cat instance-id)" --state-dir ` + stateDir + "\n")
 	return script.String()
 }
 

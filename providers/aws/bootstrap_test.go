@@ -55,9 +55,10 @@ func startedNode(t *testing.T, agents map[string]aws.AgentBinary, agent string) 
 		t.Fatal(err)
 	}
 	root = t.TempDir()
-	script := strings.NewReplacer("/etc/nightshift", root+"/etc", "/usr/local/bin", root+"/bin").Replace(cloudFiles(t, userData)["/etc/nightshift/start"])
+	script := strings.NewReplacer("/etc/nightshift", root+"/etc", "/usr/local/bin", root+"/bin", "/var/lib/nightshift", root+"/state").Replace(cloudFiles(t, userData)["/etc/nightshift/start"])
 	for path, content := range map[string]string{
 		"etc/start":         script,
+		"etc/address":       "control.example:7443",
 		"agent":             agent,
 		"tools/cloud-init":  "#!/bin/sh\n[ \"$*\" = 'query v1.instance_id' ] && echo i-0123456789abcdef0\n",
 		"tools/curl":        "#!/bin/sh\nwhile [ \"$1\" != --output ]; do shift; done\necho \"$3\" >" + root + "/fetched\ncp " + root + "/agent \"$2\"\n",
@@ -103,8 +104,9 @@ func TestAnInstanceStartsTheAgentThatWasConfigured(t *testing.T) {
 	if got := content(t, root, "bin/nightshift-agent"); got != "the agent" {
 		t.Errorf("the agent is %q", got)
 	}
-	if got := content(t, root, "started"); !strings.Contains(got, root+"/bin/nightshift-agent") {
-		t.Errorf("started %q", got)
+	want := strings.ReplaceAll("ROOT/bin/nightshift-agent --control-plane control.example:7443 --ca-file ROOT/etc/ca.pem --token-file ROOT/etc/token --instance-id i-0123456789abcdef0 --state-dir ROOT/state", "ROOT", root)
+	if got := content(t, root, "started"); !strings.HasSuffix(got, " "+want) {
+		t.Errorf("started %q, want %q", got, want)
 	}
 }
 

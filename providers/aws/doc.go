@@ -5,7 +5,7 @@
 //
 //	nightshift-owner    the control plane that they belong to
 //	nightshift-key      the launch that made them
-//	nightshift-request  a digest of that launch's request
+//	nightshift-request  a digest of that launch's request, the bootstrap left out
 //
 // An offer is TYPE/ZONE/MARKET. It is no tag: tags are given before EC2 chooses type and zone, so an instance's offer is read
 // from what EC2 says about the instance.

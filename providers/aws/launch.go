@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"time"
 
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -71,14 +72,23 @@ func (p *Provider) Launch(ctx context.Context, request providers.LaunchRequest) 
 	return providers.LaunchResult{Instances: launched}, err
 }
 
-// settle decides about a client token that EC2 knows from another request. If our own tag says that it was the same request (its
-// wording changed with the configuration or our version), the instances of that time are the answer.
+// settle decides about a client token that EC2 knows from other parameters. If our own tag says that it was the same request (a control
+// plane at another address, a changed configuration, another version of ours), the instances of that time are the answer. EC2 may tell
+// of them late, so one look is not enough.
 func (p *Provider) settle(ctx context.Context, o order, refused error) (providers.LaunchResult, error) {
-	known, err := p.lookFor(ctx, o)
-	if err == nil && len(known) == 0 {
-		err = refused
+	ticker := time.NewTicker(p.lookInterval())
+	defer ticker.Stop()
+	for range missesUntilGone {
+		if known, err := p.lookFor(ctx, o); err != nil || len(known) > 0 {
+			return providers.LaunchResult{Instances: known}, err
+		}
+		select {
+		case <-ctx.Done():
+			return providers.LaunchResult{}, fail(ctx, opLaunch, ctx.Err())
+		case <-ticker.C:
+		}
 	}
-	return providers.LaunchResult{Instances: known}, err
+	return providers.LaunchResult{}, refused
 }
 
 // lookFor returns the instances that the key has launched before, ended ones included, and refuses if they were launched by
@@ -142,9 +152,10 @@ func (p *Provider) newOrder(request providers.LaunchRequest) (order, error) {
 	return o, err
 }
 
-// requestDigest is the same for the same request and no other. The token is left out: it derives from the key.
+// requestDigest is the same for the same request and no other. The bootstrap is left out: a control plane that came back at another
+// address must be able to repeat what it asked for.
 func requestDigest(request providers.LaunchRequest) (string, error) {
-	request.Bootstrap.Token = ""
+	request.Bootstrap = providers.Bootstrap{}
 	encoded, err := json.Marshal(request)
 	if err != nil {
 		return "", &providers.Error{Kind: providers.KindBadRequest, Op: opLaunch, Err: err}

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// slowestTerminateLook is how often Terminate looks at most; a shorter watch interval makes it look more often.
-	slowestTerminateLook = 2 * time.Second
+	// slowestLook is how often a call that waits for EC2 looks; a shorter watch interval makes it look more often.
+	slowestLook = 2 * time.Second
 	// missesUntilGone is how many looks in a row must find nothing until an instance counts as gone: EC2 may not tell yet of an instance
 	// that it has just launched (https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html).
 	missesUntilGone = 3
@@ -45,7 +45,7 @@ func (p *Provider) Terminate(ctx context.Context, instanceIDs []string) error {
 	if len(left) == 0 {
 		return nil
 	}
-	ticker := time.NewTicker(min(p.watchInterval, slowestTerminateLook))
+	ticker := time.NewTicker(p.lookInterval())
 	defer ticker.Stop()
 	for {
 		if err := p.terminateLeft(ctx, left); err != nil {
@@ -61,6 +61,9 @@ func (p *Provider) Terminate(ctx context.Context, instanceIDs []string) error {
 		}
 	}
 }
+
+// lookInterval is how often a call that waits for EC2 looks.
+func (p *Provider) lookInterval() time.Duration { return min(p.watchInterval, slowestLook) }
 
 // terminateLeft asks EC2 to end what it has not accepted yet, looks, and takes out of left what has ended.
 func (p *Provider) terminateLeft(ctx context.Context, left map[string]*ending) error {
