@@ -43,9 +43,9 @@ const (
 	// killAfter is how long an instance without a lifeline may take to go before it is killed.
 	killAfter = 5 * time.Second
 	// killAfterClose is killAfter when the provider itself ends, which has to be over in the plugin's 4 seconds.
-	killAfterClose = 3 * time.Second
+	killAfterClose = 2 * time.Second
 	// closeWithin is how long Close waits.
-	closeWithin = killAfterClose + 500*time.Millisecond
+	closeWithin = killAfterClose + 1500*time.Millisecond
 	// previousWithin is how long New waits for another provider on the same directory to end.
 	previousWithin = 10 * time.Second
 )

@@ -83,18 +83,21 @@ func openPlugin(t testing.TB, config local.Config) *plugin.Client {
 }
 
 func TestLocalKeepsThePromisesOfAProvider(t *testing.T) {
-	harness := func(name string, open func(*testing.T, local.Config) providers.Provider) providertest.Harness {
+	// The subtests that do not need a capacity of their own share one provider: to start a plugin takes a second under the race
+	// detector, for its keys.
+	harness := func(t *testing.T, name string, open func(testing.TB, local.Config) providers.Provider) providertest.Harness {
+		sharedConfig := config(t, providertest.MostInstances)
+		shared := open(t, sharedConfig)
 		return providertest.Harness{
 			Name:      name,
 			Bootstrap: bootstrap(),
 			New: func(t *testing.T, faults providertest.Faults) providertest.Subject {
-				capacity := faults.Capacity
-				c := config(t, max(capacity, 1))
-				if capacity == providertest.Plenty {
-					c = config(t, providertest.MostInstances)
+				c, p := sharedConfig, shared
+				if faults.Capacity != providertest.Plenty {
+					c = config(t, max(faults.Capacity, 1))
+					p = open(t, c)
 				}
-				p := open(t, c)
-				if capacity == 0 {
+				if faults.Capacity == 0 {
 					fill(t, p)
 				}
 				return providertest.Subject{Provider: p, Kill: func(t testing.TB, id string) { killGuardian(t, c.Dir, id) }, Alive: alive}
@@ -103,10 +106,10 @@ func TestLocalKeepsThePromisesOfAProvider(t *testing.T) {
 	}
 	var inProcess, throughPlugin int
 	t.Run("in process", func(t *testing.T) {
-		inProcess = providertest.Run(t, harness("local in process", func(t *testing.T, c local.Config) providers.Provider { return open(t, c) }))
+		inProcess = providertest.Run(t, harness(t, "local in process", func(t testing.TB, c local.Config) providers.Provider { return open(t, c) }))
 	})
 	t.Run("through the plugin", func(t *testing.T) {
-		throughPlugin = providertest.Run(t, harness("local through the plugin", func(t *testing.T, c local.Config) providers.Provider { return openPlugin(t, c) }))
+		throughPlugin = providertest.Run(t, harness(t, "local through the plugin", func(t testing.TB, c local.Config) providers.Provider { return openPlugin(t, c) }))
 	})
 	if inProcess != throughPlugin {
 		t.Errorf("%d subtests in process, %d through the plugin", inProcess, throughPlugin)

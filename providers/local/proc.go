@@ -22,7 +22,7 @@ type processID struct {
 
 // identify returns the name of the process that has this number now.
 func identify(pid int) (processID, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
 		return processID{}, err
 	}
@@ -30,7 +30,12 @@ func identify(pid int) (processID, error) {
 	if err != nil {
 		return processID{}, err
 	}
-	return processID{PID: pid, StartTicks: stat.startTicks, BootID: strings.TrimSpace(string(boot))}, nil
+	return processID{PID: pid, StartTicks: stat.startTicks, BootID: boot}, nil
+}
+
+func bootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data)), err
 }
 
 // alive says whether the process is there still, and no zombie.
@@ -75,19 +80,22 @@ func (id processID) end(within time.Duration) error {
 	return nil
 }
 
-// killAll kills what is left of an instance: whatever descends from its guardian, so that nothing is orphaned, then the
-// guardian, then whoever else has the lock's file open.
+// killAll kills what is left of an instance: whatever descends from its guardian, deepest first so that nothing is orphaned, then
+// the guardian, then whoever else has the lock's file open. Processes come and go meanwhile; it is repeated until the lock is free.
 func (p *Provider) killAll(r record, lockPath string) {
-	var victims []processID
 	if r.Guardian.alive() {
-		victims = append(descendants(r.Guardian.PID), r.Guardian)
+		p.kill(r, append(descendants(r.Guardian), r.Guardian))
 	}
 	held, err := holders(lockPath)
 	if err != nil {
 		p.logger.Error("cannot look for the processes of an instance", "instance", r.ID, "error", err)
 	}
-	for _, victim := range append(victims, held...) {
-		if victim.PID == os.Getpid() {
+	p.kill(r, held)
+}
+
+func (p *Provider) kill(r record, victims []processID) {
+	for _, victim := range victims {
+		if victim.PID == os.Getpid() { // it waits for the lock
 			continue
 		}
 		p.logger.Warn("killing a process of an instance", "instance", r.ID, "pid", victim.PID)
@@ -149,25 +157,23 @@ func processes() []int {
 	return pids
 }
 
-// descendants returns the children of a process and theirs, deepest first. Processes come and go meanwhile; killAll is repeated.
-func descendants(root int) []processID {
-	children := map[int][]int{}
+// descendants returns the children of a process and theirs, deepest first.
+func descendants(root processID) []processID {
+	children := map[int][]processID{}
 	for _, pid := range processes() {
-		if stat, err := readStat(pid); err == nil {
-			children[stat.parent] = append(children[stat.parent], pid)
+		if stat, err := readStat(pid); err == nil { // one that has ended meanwhile is nobody's child
+			children[stat.parent] = append(children[stat.parent], processID{PID: pid, StartTicks: stat.startTicks, BootID: root.BootID})
 		}
 	}
 	var found []processID
 	var visit func(int)
 	visit = func(parent int) {
-		for _, pid := range children[parent] {
-			visit(pid)
-			if id, err := identify(pid); err == nil {
-				found = append(found, id)
-			}
+		for _, child := range children[parent] {
+			visit(child.PID)
+			found = append(found, child)
 		}
 	}
-	visit(root)
+	visit(root.PID)
 	return found
 }
 

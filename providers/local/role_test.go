@@ -109,7 +109,8 @@ func runAgent(args []string) error {
 		_ = pod.Process.Kill()
 	case <-time.After(2 * time.Minute): // a test that failed must not leave it behind for ever
 	}
-	return pod.Wait()
+	_ = pod.Wait() // how it ended is of no interest
+	return nil
 }
 
 // writeSeen leaves what the agent was given for the tests to read.

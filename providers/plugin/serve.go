@@ -104,11 +104,12 @@ func (s *plugin) end(why string) {
 	})
 }
 
-// followSignals ends the plugin in order on SIGTERM and drops SIGINT. It drops by a handler: an ignored signal would stay ignored
-// in every child.
+// followSignals ends the plugin in order on SIGTERM and drops SIGINT and SIGPIPE: a log line that no host reads any more must not
+// end the process before its provider is closed (os/signal: a write to a broken pipe on stderr does). It drops by a handler,
+// since an ignored signal would stay ignored in every child.
 func (s *plugin) followSignals() {
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	go func() {
 		for received := range signals {
 			if received == syscall.SIGTERM {
