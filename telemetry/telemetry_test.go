@@ -192,6 +192,15 @@ func TestTheCollectorCanBeReachedByHTTPAndHasTheResource(t *testing.T) {
 	}
 }
 
+// Spans that other versions exported, and receipts that name a trace, must still be found.
+func TestIDsAreTheSameInEveryVersion(t *testing.T) {
+	got := []string{TraceID("job-1"), rootID("job-1").String(), attemptID("pod-0a").String()}
+	want := []string{"026ab639c21df8aa80e5789370a9db1b", "8b524b776fd8a0c2", "299570dffe631cb4"}
+	if !slices.Equal(got, want) {
+		t.Errorf("ids %q, want %q", got, want)
+	}
+}
+
 func TestTheSameFactsGiveTheSameBytes(t *testing.T) {
 	quiet(t)
 	var contents [2][]byte
