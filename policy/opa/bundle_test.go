@@ -8,6 +8,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/format"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 
 	"github.com/nightshift-batch/nightshift/policy/rego"
@@ -39,8 +40,14 @@ func TestTheDefaultBundlePassesItsOwnTests(t *testing.T) {
 		modules[name] = module
 	}
 	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithStrict(true)
+	store := inmem.New()
+	transaction, err := store.NewTransaction(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Abort(context.Background(), transaction)
 	results, err := tester.NewRunner().SetCompiler(compiler).SetDefaultRegoVersion(ast.RegoV1).RaiseBuiltinErrors(true).
-		Run(context.Background(), modules)
+		SetStore(store).SetModules(modules).RunTests(context.Background(), transaction)
 	if err != nil {
 		t.Fatal(err)
 	}
