@@ -225,11 +225,13 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	j.closed = true
-	term := j.term
 	j.mu.Unlock()
 
 	j.end()
 	j.calls.Wait()
+	j.mu.Lock()
+	term := j.term // a campaign that was under way has set it by now
+	j.mu.Unlock()
 	err := j.resign(term)
 	// Of an in-process client, Close always answers that its context has ended.
 	if cerr := j.client.Close(); cerr != nil && !errors.Is(cerr, context.Canceled) {

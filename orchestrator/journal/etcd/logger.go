@@ -21,6 +21,8 @@ var quiet = [...]struct {
 	// A new store has no term for a moment; etcd looks again some seconds later (monitorStorageVersion in etcd's server).
 	{"Failed to detect schema version", "missing term information"},
 	{"failed to update storage version", "missing term information"},
+	// It counts what it has applied from nothing at a start, and so finds itself overloaded until the first entry is applied.
+	{"failed to publish local member to cluster through raft", "too many requests"},
 }
 
 // isQuiet tells whether a message with these fields is one of those.
