@@ -98,8 +98,8 @@ func (a *Archive) Close() error {
 }
 
 // put writes one object: all of it or, with an error, none that a reader could see. After an error of the last step the object may be there;
-// to put it again is always right.
-func (a *Archive) put(ctx context.Context, key, contentType string, content io.Reader) error {
+// to put it again is always right. With rooted, an earlier put has made the object's folder durable already.
+func (a *Archive) put(ctx context.Context, key, contentType string, content io.Reader, rooted bool) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var file *os.File
@@ -128,7 +128,7 @@ func (a *Archive) put(ctx context.Context, key, contentType string, content io.R
 		return fmt.Errorf("archive %s: %w", key, a.why(err))
 	}
 	if file != nil {
-		if err := a.syncDirs(filepath.Dir(file.Name())); err != nil {
+		if err := a.syncDirs(filepath.Dir(file.Name()), rooted); err != nil {
 			return fmt.Errorf("archive %s: %w", key, err)
 		}
 	}
@@ -142,14 +142,14 @@ func ignoreCanceled(err error) error {
 	return err
 }
 
-// syncDirs makes names durable: that of a file in dir, and those of the directories that were made for it.
-func (a *Archive) syncDirs(dir string) error {
+// syncDirs makes names durable: that of a file in dir, and, unless they are known to be, those of the folders on the way there.
+func (a *Archive) syncDirs(dir string, rooted bool) error {
 	for ; len(dir) >= len(a.root); dir = filepath.Dir(dir) {
 		d, err := os.Open(dir)
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		if err := errors.Join(d.Sync(), d.Close()); err != nil || rooted {
 			return err
 		}
 	}

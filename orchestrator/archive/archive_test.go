@@ -249,7 +249,7 @@ func TestAWriteThatFailsLeavesNothing(t *testing.T) {
 	a := openDir(t, dir)
 	broken := errors.New("broken off")
 	err := a.put(context.Background(), "documents/x.json", "application/json",
-		io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken)))
+		io.MultiReader(strings.NewReader("{"), iotest.ErrReader(broken)), false)
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v", err)
 	}

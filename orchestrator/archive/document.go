@@ -29,7 +29,7 @@ func (a *Archive) PutDocument(ctx context.Context, name string, v any) error {
 	if err != nil {
 		return fmt.Errorf("document %s: %w", name, err)
 	}
-	return a.put(ctx, key, "application/json", bytes.NewReader(content))
+	return a.put(ctx, key, "application/json", bytes.NewReader(content), false)
 }
 
 // GetDocument reads the document of that name into v; ErrNoDocument if there is none.

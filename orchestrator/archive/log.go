@@ -74,6 +74,8 @@ type logState struct {
 
 	// append is held by the one append at work, across its writes; a token in a channel, so that waiting for it ends with a context.
 	append chan struct{}
+	// rooted is set once this process has put something into the log's folder; it belongs to the holder of append.
+	rooted bool
 
 	mu sync.Mutex
 	// loaded is set once the bucket was listed.
@@ -224,13 +226,13 @@ func (a *Archive) extend(ctx context.Context, run LogRun, s *logState, offset in
 		fresh := data[next-offset:]
 		// A short log that comes in one piece with its end is one write.
 		if end && next == 0 && int64(len(fresh)) <= a.wholeLimit {
-			if err := a.put(ctx, s.prefix+"whole", "text/plain", bytes.NewReader(fresh)); err != nil {
+			if err := a.putPart(ctx, s, "whole", bytes.NewReader(fresh)); err != nil {
 				return err
 			}
 			s.update(func() { s.next, s.ended, s.whole = last, true, true })
 			return nil
 		}
-		if err := a.put(ctx, s.prefix+chunkName(next), "text/plain", bytes.NewReader(fresh)); err != nil {
+		if err := a.putPart(ctx, s, chunkName(next), bytes.NewReader(fresh)); err != nil {
 			return err
 		}
 		s.update(func() { s.chunks, s.next = append(s.chunks, chunk{next, last - next}), last })
@@ -250,18 +252,27 @@ func (a *Archive) extend(ctx context.Context, run LogRun, s *logState, offset in
 func (a *Archive) finish(ctx context.Context, run LogRun, s *logState) error {
 	next, _ := s.position()
 	if next > a.wholeLimit {
-		if err := a.put(ctx, s.prefix+"end", "text/plain", bytes.NewReader(nil)); err != nil {
+		if err := a.putPart(ctx, s, "end", bytes.NewReader(nil)); err != nil {
 			return err
 		}
 		s.update(func() { s.endKey, s.ended = true, true })
 		return nil
 	}
 	content := &reader{archive: a, ctx: ctx, run: run, log: s, stop: next, closed: make(chan struct{})}
-	err := a.put(ctx, s.prefix+"whole", "text/plain", content)
+	err := a.putPart(ctx, s, "whole", content)
 	if err = errors.Join(err, content.closeObject()); err != nil {
 		return err
 	}
 	s.update(func() { s.whole, s.ended = true, true })
+	return nil
+}
+
+// putPart puts one object of the log, for the one append at work.
+func (a *Archive) putPart(ctx context.Context, s *logState, name string, content io.Reader) error {
+	if err := a.put(ctx, s.prefix+name, "text/plain", content, s.rooted); err != nil {
+		return err
+	}
+	s.rooted = true
 	return nil
 }
 
