@@ -132,6 +132,7 @@ func TestCtrlCInTheTerminalReachesTheHostAlone(t *testing.T) {
 }
 
 func TestAfterAllWasKilledANewProviderWaitsForLeftoversAndKeepsKeys(t *testing.T) {
+	t.Parallel()
 	c := config(t, 3, ignoreTerm+"=1", ignoreLifeline+"=1", podLingers+"=1")
 	h := startHost(t, c)
 	pluginPID := h.pluginPID(t)
@@ -213,6 +214,7 @@ func TestAnInstanceWhoseAgentDiedIsNotGoneWhileItsPodRuns(t *testing.T) {
 }
 
 func TestTerminateEscalatesFromSIGTERMToTheLifelineToSIGKILL(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		env  []string
@@ -250,6 +252,7 @@ func TestTerminateEscalatesFromSIGTERMToTheLifelineToSIGKILL(t *testing.T) {
 }
 
 func TestTerminateGivesUpWithItsContextAndTheInstanceEndsAllTheSame(t *testing.T) {
+	t.Parallel()
 	c := config(t, 1, ignoreTerm+"=1")
 	c.TerminateGraceSeconds = 1
 	p := open(t, c)
@@ -266,6 +269,7 @@ func TestTerminateGivesUpWithItsContextAndTheInstanceEndsAllTheSame(t *testing.T
 }
 
 func TestAnInterruptionIsToldAndEndsTheInstanceAtItsDeadline(t *testing.T) {
+	t.Parallel()
 	c := config(t, 2)
 	client := openPlugin(t, c)
 	interrupter, ok := client.Interrupter()
@@ -321,6 +325,7 @@ func TestAnInterruptedInstanceCanBeTerminatedBeforeItsDeadline(t *testing.T) {
 }
 
 func TestASecondProviderOnADirectoryWaitsForTheFirst(t *testing.T) {
+	t.Parallel()
 	c := config(t, 1)
 	first := open(t, c)
 	id := launchOne(t, first)

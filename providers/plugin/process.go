@@ -21,6 +21,9 @@ import (
 // drainWithin is how long output is read on after the process has ended: a child of it may hold the pipe open for ever.
 const drainWithin = time.Second
 
+// lastWordsWithin is how long a process that is no provider may go on before it is killed.
+const lastWordsWithin = 300 * time.Millisecond
+
 // process is the plugin's process as go-plugin wants to see it. It differs from go-plugin's own runner in that it knows at once
 // when the process has ended, gives it a process group, no standard input, and reads its log lines itself.
 type process struct {
@@ -144,9 +147,13 @@ func (p *process) kill() {
 	}
 }
 
-// Kill implements runner.Runner.
+// Kill implements runner.Runner. go-plugin kills a process that answered wrongly; one that is about to end by itself may say why.
 func (p *process) Kill(context.Context) error {
-	p.kill()
+	select {
+	case <-p.exited:
+	case <-time.After(lastWordsWithin):
+		p.kill()
+	}
 	return nil
 }
 
