@@ -1,0 +1,97 @@
+package fleet
+
+import (
+	"context"
+	"sync"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+)
+
+// board shows the latest effects to whoever asks. It is level-triggered: those between two looks are never seen.
+type board struct {
+	mu      sync.Mutex
+	effects engine.Effects
+	// posted is false until the engine has spoken.
+	posted bool
+	// changed is closed and replaced by each post.
+	changed chan struct{}
+	// waiters for emptiness.
+	waiters []chan struct{}
+}
+
+func newBoard() *board { return &board{changed: make(chan struct{})} }
+
+func (b *board) post(effects engine.Effects) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.effects, b.posted = effects, true
+	close(b.changed)
+	b.changed = make(chan struct{})
+	if isEmpty(effects) {
+		for _, waiter := range b.waiters {
+			close(waiter)
+		}
+		b.waiters = nil
+	}
+}
+
+// read returns the latest effects, which nobody changes, and a channel that the next post closes. It is not ok before the first one.
+func (b *board) read() (effects engine.Effects, changed <-chan struct{}, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.effects, b.changed, b.posted
+}
+
+// first waits for the first effects.
+func (b *board) first(ctx context.Context) (engine.Effects, error) {
+	for {
+		effects, changed, ok := b.read()
+		if ok {
+			return effects, nil
+		}
+		select {
+		case <-ctx.Done():
+			return engine.Effects{}, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// each calls do with the effects as they are and after every change, until the context ends.
+func (b *board) each(ctx context.Context, do func(engine.Effects)) {
+	for {
+		effects, changed, ok := b.read()
+		if ok {
+			do(effects)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+func (b *board) idle() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	waiter := make(chan struct{})
+	if b.posted && isEmpty(b.effects) {
+		close(waiter)
+	} else {
+		b.waiters = append(b.waiters, waiter)
+	}
+	return waiter
+}
+
+func isEmpty(effects engine.Effects) bool { return len(effects.Instances) == 0 && len(effects.Launches) == 0 }
+
+// instanceOf returns the node's instance, if it is on record.
+func instanceOf(effects engine.Effects, node string) (engine.Instance, bool) {
+	for _, instance := range effects.Instances {
+		if instance.Node == node {
+			return instance, true
+		}
+	}
+	return engine.Instance{}, false
+}

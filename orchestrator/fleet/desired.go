@@ -1,0 +1,87 @@
+package fleet
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
+)
+
+// podKey is all that can change of a pod that a node shall hold.
+type podKey struct {
+	uid      string
+	epoch    uint64
+	stopping time.Time
+	grace    int64
+}
+
+// renderedPod is a pod as it was sent first, or why it cannot be.
+type renderedPod struct {
+	epoch uint64
+	pod   []byte
+	err   error
+}
+
+func keysOf(assignments []engine.Assignment) []podKey {
+	keys := make([]podKey, len(assignments))
+	for i, assignment := range assignments {
+		keys[i] = podKey{assignment.Pod.UID, assignment.Epoch, assignment.Pod.Stopping, assignment.Pod.GraceSeconds}
+	}
+	return keys
+}
+
+func equalKeys(a, b []podKey) bool {
+	return slices.EqualFunc(a, b, func(x, y podKey) bool {
+		return x.uid == y.uid && x.epoch == y.epoch && x.stopping.Equal(y.stopping) && x.grace == y.grace
+	})
+}
+
+// desired is the message for the assignments. A pod that no node can run as it is fails at once.
+func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
+	desired := new(wire.Desired)
+	kept := make(map[string]renderedPod, len(assignments))
+	for _, assignment := range assignments {
+		pod, ok := s.rendered[assignment.Pod.UID]
+		if !ok || pod.epoch != assignment.Epoch {
+			pod = s.render(assignment)
+		}
+		kept[assignment.Pod.UID] = pod
+		if pod.err != nil {
+			continue
+		}
+		wanted := &wire.DesiredPod{Uid: assignment.Pod.UID, Epoch: assignment.Epoch, Pod: pod.pod}
+		if !assignment.Pod.Stopping.IsZero() {
+			wanted.Stop = &wire.Stop{GraceSeconds: assignment.Pod.GraceSeconds, Reason: assignment.Pod.Reason}
+		}
+		desired.Pods = append(desired.Pods, wanted)
+	}
+	s.rendered = kept
+	return desired
+}
+
+// render makes the pod's JSON once for an attempt; what changes later is told beside it.
+func (s *session) render(assignment engine.Assignment) renderedPod {
+	pod := job.PodObject(assignment.Job, assignment.Pod, 0)
+	rendered := renderedPod{epoch: assignment.Epoch}
+	if err := s.hub.fleet.config.Images(pod); err != nil {
+		rendered.err = err
+	} else if rendered.pod, err = json.Marshal(pod); err != nil {
+		rendered.err = fmt.Errorf("the pod cannot be written down: %w", err)
+	}
+	if rendered.err != nil {
+		s.hub.work.Go(func() { s.failUnsent(assignment, rendered.err) })
+	}
+	return rendered
+}
+
+// failUnsent ends a pod that is never sent. Its words are those of a container that cannot be started.
+func (s *session) failUnsent(assignment engine.Assignment, cause error) {
+	s.hub.fleet.tell(s.ctx, engine.ReportPod{
+		Node: s.node, UID: assignment.Pod.UID, Epoch: assignment.Epoch, Phase: engine.ReportFailed,
+		ExitCode: 128, Reason: "StartError", Message: cause.Error(),
+	})
+}

@@ -1,0 +1,331 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+)
+
+// helloTimeout is how long an agent may take to say Hello.
+const helloTimeout = 20 * time.Second
+
+// What a session holds of messages received and to send. When a queue is full, its other end waits, and with it the agent.
+const (
+	inboxLength  = 64
+	outboxLength = 64
+)
+
+// appendTries is how often a log chunk is offered to the archive before the session ends; the agent sends it again in the next one.
+const appendTries = 4
+
+// session is one stream of one agent. Three goroutines serve it: one receives, one handles what was received, in order, and the
+// handler of the stream sends. What was received is handled even if the connection is lost meanwhile: the node may be gone for good.
+type session struct {
+	hub  *hub
+	node string
+	// ctx ends with the fleet, with the handler of the stream, or when another session takes the place.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	inbox  chan *wire.FromAgent
+	outbox chan *wire.ToAgent
+	// opened is closed when the node is on record as joined: pods may be sent.
+	opened chan struct{}
+	// worked is closed when nothing more will be handled; failure, set before, is why if the agent is to know.
+	worked  chan struct{}
+	failure error
+
+	// rendered is the sender's: the pods that the node shall hold. discarded is the handler's: pods whose output nobody wants.
+	rendered  map[string]renderedPod
+	discarded map[string]bool
+}
+
+func newSession(h *hub, node string) *session {
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	return &session{
+		hub: h, node: node, ctx: ctx, cancel: cancel,
+		inbox: make(chan *wire.FromAgent, inboxLength), outbox: make(chan *wire.ToAgent, outboxLength),
+		opened: make(chan struct{}), worked: make(chan struct{}),
+		rendered: make(map[string]renderedPod), discarded: make(map[string]bool),
+	}
+}
+
+func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAgent]) error {
+	s.hub.work.Go(func() { s.receive(stream) })
+	s.hub.work.Go(s.handleAll)
+	hello := time.NewTimer(helloTimeout)
+	defer hello.Stop()
+	var changed <-chan struct{}
+	opened, overdue := s.opened, hello.C
+	var sent []podKey
+	for {
+		select {
+		case <-s.ctx.Done():
+			return endOf(s.ctx)
+		case <-s.worked:
+			return s.flush(stream)
+		case <-overdue:
+			return status.Error(codes.DeadlineExceeded, "no Hello came")
+		case message := <-s.outbox:
+			if err := stream.Send(message); err != nil {
+				return s.drain()
+			}
+			continue
+		case <-opened:
+			opened, overdue = nil, nil
+		case <-changed:
+		}
+		var effects engine.Effects
+		effects, changed, _ = s.hub.fleet.board.read()
+		if _, there := instanceOf(effects, s.node); !there {
+			return offRecord(s.node)
+		}
+		assignments := effects.Assignments[s.node]
+		keys := keysOf(assignments)
+		if sent != nil && equalKeys(sent, keys) {
+			continue
+		}
+		s.hub.remember(s.node, assignments)
+		desired := s.desired(assignments)
+		if err := stream.Send(&wire.ToAgent{Body: &wire.ToAgent_Desired{Desired: desired}}); err != nil {
+			return s.drain()
+		}
+		sent = keys
+	}
+}
+
+// flush sends what is left to send after the last message was handled.
+func (s *session) flush(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAgent]) error {
+	for {
+		select {
+		case message := <-s.outbox:
+			if stream.Send(message) != nil {
+				return s.failure
+			}
+		default:
+			return s.failure
+		}
+	}
+}
+
+// drain lets the rest be handled when nothing can be sent any more.
+func (s *session) drain() error {
+	for {
+		select {
+		case <-s.outbox:
+		case <-s.worked:
+			return s.failure
+		case <-s.ctx.Done():
+			return endOf(s.ctx)
+		}
+	}
+}
+
+func endOf(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	if _, ok := status.FromError(cause); ok {
+		return cause
+	}
+	return status.Error(codes.Unavailable, "the control plane is stopping")
+}
+
+// receive ends with the stream, which ends with its handler.
+func (s *session) receive(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAgent]) {
+	defer close(s.inbox)
+	for {
+		message, err := stream.Recv()
+		if err != nil {
+			return
+		}
+		select {
+		case s.inbox <- message:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *session) handleAll() {
+	defer close(s.worked)
+	greeted := false
+	for {
+		select {
+		case <-s.ctx.Done():
+			return
+		case message, ok := <-s.inbox:
+			if !ok {
+				return
+			}
+			if err := s.handle(message, greeted); err != nil {
+				s.failure = err
+				if s.ctx.Err() == nil {
+					s.hub.fleet.log.Warn("a session was ended", "node", s.node, "error", err)
+				}
+				return
+			}
+			greeted = true
+		}
+	}
+}
+
+func (s *session) handle(message *wire.FromAgent, greeted bool) error {
+	hello := message.GetHello()
+	if greeted != (hello == nil) {
+		return status.Error(codes.InvalidArgument, "a session begins with one Hello")
+	}
+	switch body := message.GetBody().(type) {
+	case *wire.FromAgent_Hello:
+		return s.open(hello)
+	case *wire.FromAgent_Report:
+		return s.report(body.Report)
+	case *wire.FromAgent_Log:
+		return s.keepLog(body.Log)
+	}
+	return status.Errorf(codes.Unimplemented, "a message of type %T", message.GetBody())
+}
+
+// open puts the node on record as joined, and takes what the agent knew from before.
+func (s *session) open(hello *wire.Hello) error {
+	effects, _, _ := s.hub.fleet.board.read()
+	instance, ok := instanceOf(effects, s.node)
+	if !ok {
+		return offRecord(s.node)
+	}
+	if !instance.Joined {
+		if err := s.submit(engine.JoinNode{Node: s.node}); err != nil {
+			return err
+		}
+	}
+	s.hub.fleet.log.Info("a session has begun", "node", s.node, "pods", len(hello.GetPods()))
+	for _, report := range hello.GetPods() {
+		if err := s.report(report); err != nil {
+			return err
+		}
+	}
+	close(s.opened)
+	return nil
+}
+
+// submit returns the error with which the session ends, nil for a command that was obeyed or is too late.
+func (s *session) submit(command engine.Command) error {
+	err := s.hub.fleet.submit(s.ctx, command)
+	var rejection *engine.Rejection
+	switch {
+	case err == nil:
+		return nil
+	case !errors.As(err, &rejection):
+		return status.Error(codes.Unavailable, "the control plane is stopping")
+	case rejection.Kind == engine.Stale:
+		return nil
+	}
+	return status.Error(codes.PermissionDenied, rejection.Message)
+}
+
+func (s *session) send(message *wire.ToAgent) error {
+	select {
+	case s.outbox <- message:
+		return nil
+	case <-s.ctx.Done():
+		return endOf(s.ctx)
+	}
+}
+
+var phases = map[wire.PodReport_Phase]engine.ReportPhase{
+	wire.PodReport_RUNNING:   engine.ReportRunning,
+	wire.PodReport_SUCCEEDED: engine.ReportSucceeded,
+	wire.PodReport_FAILED:    engine.ReportFailed,
+}
+
+// report puts a report on record and acknowledges it.
+func (s *session) report(report *wire.PodReport) error {
+	if node, elsewhere := s.assignedElsewhere(report.GetUid()); elsewhere {
+		return status.Errorf(codes.PermissionDenied, "pod %s is on node %q", report.GetUid(), node)
+	}
+	phase, known := phases[report.GetPhase()]
+	if !known && report.GetPhase() != wire.PodReport_STARTING {
+		return status.Errorf(codes.InvalidArgument, "pod %s is in phase %s", report.GetUid(), report.GetPhase())
+	}
+	// That a pod is being started says nothing new.
+	if known {
+		if err := s.submit(engine.ReportPod{
+			Node: s.node, UID: report.GetUid(), Epoch: report.GetEpoch(), Phase: phase, Restarts: report.GetRestarts(),
+			ExitCode: report.GetExitCode(), Reason: report.GetReason(), Message: report.GetMessage(),
+		}); err != nil {
+			return err
+		}
+	}
+	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
+		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(),
+	}}})
+}
+
+// assignedElsewhere names the other node that a pod is on.
+func (s *session) assignedElsewhere(podUID string) (node string, elsewhere bool) {
+	effects, _, _ := s.hub.fleet.board.read()
+	if holds(effects.Assignments[s.node], podUID) {
+		return "", false
+	}
+	for other, assignments := range effects.Assignments {
+		if holds(assignments, podUID) {
+			return other, true
+		}
+	}
+	return "", false
+}
+
+func holds(assignments []engine.Assignment, podUID string) bool {
+	for _, assignment := range assignments {
+		if assignment.Pod.UID == podUID {
+			return true
+		}
+	}
+	return false
+}
+
+// keepLog hands output to the archive and acknowledges it. What belongs to no pod any more is acknowledged too: the agent could
+// only send it for ever.
+func (s *session) keepLog(chunk *wire.LogChunk) error {
+	uid := chunk.GetPodUid()
+	owner, known, foreign := s.hub.ownerOf(s.node, uid)
+	if !known && foreign == "" {
+		foreign, _ = s.assignedElsewhere(uid)
+	}
+	switch {
+	case foreign != "":
+		return status.Errorf(codes.PermissionDenied, "pod %s is on node %q", uid, foreign)
+	case !known && !s.discarded[uid]:
+		s.discarded[uid] = true
+		s.hub.fleet.log.Warn("output of a pod that is on no record is discarded", "node", s.node, "pod", uid)
+	case known:
+		if err := s.appendLog(owner, chunk); err != nil {
+			return err
+		}
+	}
+	return s.send(&wire.ToAgent{Body: &wire.ToAgent_LogAck{LogAck: &wire.LogAck{
+		PodUid: chunk.GetPodUid(), Container: chunk.GetContainer(), Restart: chunk.GetRestart(),
+		Offset: chunk.GetOffset() + int64(len(chunk.GetData())), End: chunk.GetEnd(),
+	}}})
+}
+
+// appendLog waits for faults that pass. Until then the agent has it all.
+func (s *session) appendLog(owner podOwner, chunk *wire.LogChunk) error {
+	run := LogRun{
+		Tenant: owner.tenant, JobUID: owner.jobUID, PodUID: chunk.GetPodUid(), Container: chunk.GetContainer(), Restart: chunk.GetRestart(),
+	}
+	for try := 1; ; try++ {
+		err := s.hub.fleet.config.Logs.AppendLog(s.ctx, run, chunk.GetOffset(), chunk.GetData(), chunk.GetEnd())
+		if err == nil {
+			return nil
+		}
+		if try == appendTries || !wait(s.ctx, s.hub.fleet.config.Retry.delay(try)) {
+			return status.Errorf(codes.Unavailable, "output of pod %s cannot be kept: %v", run.PodUID, err)
+		}
+	}
+}
