@@ -117,21 +117,62 @@ func TestOpenRefusesWhatItCannotUse(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	dir := t.TempDir()
 	for name, open := range map[string]func() (*Journal, error){
 		"no directory":     func() (*Journal, error) { return Open(t.Context(), Options{}) },
 		"a file":           func() (*Journal, error) { return Open(t.Context(), Options{Dir: file}) },
 		"a negative bound": func() (*Journal, error) { return Open(t.Context(), Options{Dir: t.TempDir(), MaxBytes: -1}) },
-		"an ended context": func() (*Journal, error) { return Open(ended, Options{Dir: dir}) },
 	} {
 		if j, err := open(); err == nil {
 			t.Errorf("Open succeeded with %s", name)
 			_ = j.Close()
 		}
 	}
-	openWriter(t, Options{Dir: dir}) // what failed has let go of the directory
+}
+
+func TestAnInterruptedFirstStartDoesNotSpoilTheDirectory(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	// Each stops somewhere else. Without the marker about one in ten leaves a log without a member, which never starts again.
+	for range 15 {
+		dir := t.TempDir()
+		if j, err := Open(ended, Options{Dir: dir}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("Open under an ended context: %v, %v", j, err)
+		}
+		j, term := openWriter(t, Options{Dir: dir})
+		mustAppend(t, j, term, 1)
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestOnlyAnUnfinishedFirstStartIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	if err := beginFirst(dir); err != nil {
+		t.Fatal(err)
+	}
+	// A log file with nothing in it is what a kill right at the start leaves; etcd itself cannot start from it.
+	wal := filepath.Join(dir, etcdName, "member", "wal", "0000000000000000-0000000000000000.wal")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(wal), 0o700), os.WriteFile(wal, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	j, term := openWriter(t, Options{Dir: dir})
+	head := mustAppend(t, j, term, 2)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, firstName)); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("the marker of a first start that has succeeded: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Open(ended, Options{Dir: dir}); !errors.Is(err, context.Canceled) {
+		t.Fatal(err)
+	}
+	j, _ = openWriter(t, Options{Dir: dir})
+	if now, err := j.Head(t.Context()); err != nil || now != head {
+		t.Errorf("an interrupted later start left head %d of %d (%v)", now, head, err)
+	}
 }
 
 func TestAStartIsQuiet(t *testing.T) {

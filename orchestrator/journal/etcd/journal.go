@@ -16,8 +16,8 @@
 // journal knows by the lock on its directory that no other process can be writing.
 //
 // How it fails: damage is ErrCorrupt with the key; a full store is ErrFull; anything that leaves an append in doubt is
-// ErrUnknownOutcome. When the disk refuses a write of etcd's own log, etcd logs it and ends the process, since it cannot know what
-// is durable after that.
+// ErrUnknownOutcome. When etcd's own log is damaged, or the disk refuses a write to it, etcd logs why and ends the process, since
+// it cannot know what is durable after that.
 package etcd
 
 import (

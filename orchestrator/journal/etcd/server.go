@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -49,6 +50,8 @@ const (
 	// A lone member waits at a start until its election time is over, up to this.
 	electionMillis = 200
 	tickMillis     = 20
+	// The stored data has been read by the time that this begins to count; what is left takes well under a second.
+	readyTimeout = time.Minute
 )
 
 // Open opens the journal in a directory, on an etcd server in this process. It fails with ErrInUse when another journal has the
@@ -87,6 +90,9 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 		return nil, err
 	}
 	config, err := config(options)
+	if err == nil {
+		err = beginFirst(options.Dir)
+	}
 	if err != nil {
 		return nil, errors.Join(err, lock.unlock())
 	}
@@ -95,17 +101,31 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 		return nil, errors.Join(fmt.Errorf("journal: starting etcd in %s: %w", config.Dir, err), lock.unlock())
 	}
 	s := &server{etcd: etcd, lock: lock}
-	select {
-	case <-etcd.Server.ReadyNotify():
-	case <-etcd.Server.StopNotify():
-		return nil, errors.Join(fmt.Errorf("journal: etcd in %s stopped while it started", config.Dir), s.stop())
-	case <-ctx.Done():
-		return nil, errors.Join(fmt.Errorf("journal: etcd in %s is not ready: %w", config.Dir, ctx.Err()), s.stop())
+	err = s.ready(ctx)
+	if err == nil {
+		err = s.forgetFull(ctx)
 	}
-	if err := s.forgetFull(ctx); err != nil {
+	if err == nil {
+		err = endFirst(options.Dir)
+	}
+	if err != nil {
 		return nil, errors.Join(err, s.stop())
 	}
 	return s, nil
+}
+
+// ready waits until etcd has elected itself and applied its log.
+func (s *server) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, fmt.Errorf("it took more than %v", readyTimeout))
+	defer cancel()
+	select {
+	case <-s.etcd.Server.ReadyNotify():
+		return nil
+	case <-s.etcd.Server.StopNotify():
+		return fmt.Errorf("journal: etcd in %s stopped while it started", s.etcd.Config().Dir)
+	case <-ctx.Done():
+		return fmt.Errorf("journal: etcd in %s is not ready: %w", s.etcd.Config().Dir, context.Cause(ctx))
+	}
 }
 
 // config is an etcd with no listener, for one member.
@@ -115,7 +135,7 @@ func config(options Options) (*embed.Config, error) {
 		return nil, err
 	}
 	c := embed.NewConfig()
-	c.Dir = filepath.Join(options.Dir, "etcd")
+	c.Dir = filepath.Join(options.Dir, etcdName)
 	c.Name = memberName
 	c.InitialCluster = memberName + "=" + memberURL
 	c.AdvertisePeerUrls = []url.URL{*member}
