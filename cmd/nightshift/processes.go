@@ -30,10 +30,7 @@ func newProvider() *cobra.Command {
 		Use:   "local",
 		Short: "Serve the local provider: instances are processes of this machine",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			serveLocalProvider()
-			return nil
-		},
+		RunE:  func(*cobra.Command, []string) error { return serveLocalProvider() },
 	})
 	return provider
 }

@@ -79,7 +79,7 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	if options.output == "json" {
 		progress = stderr
 	}
-	return withControlPlane(settings, func(plane *controlPlane) error {
+	return withControlPlane(ctx, settings, func(plane *controlPlane) error {
 		session := &runSession{plane: plane, settings: settings, tell: func(line string) { fmt.Fprintln(progress, line) }}
 		owner, err := session.toTheEnd(ctx, stopSignals, wanted)
 		if err != nil {
@@ -144,7 +144,7 @@ type runSession struct {
 func (s *runSession) toTheEnd(ctx context.Context, stopSignals func(), wanted *batchv1.Job) (*engine.Job, error) {
 	uid, err := s.submit(ctx, wanted)
 	if err == nil {
-		err = s.plane.tracker.until(ctx, s.tell, func(state *engine.State) bool { return state.Jobs[uid].Receipt != nil })
+		err = s.plane.until(ctx, s.tell, func(state *engine.State) bool { return state.Jobs[uid].Receipt != nil })
 	}
 	interrupted := ctx.Err() != nil
 	stopSignals()
@@ -190,7 +190,7 @@ func (s *runSession) submit(ctx context.Context, wanted *batchv1.Job) (uid strin
 		return uid, nil
 	}
 	s.plane.tracker.goLive()
-	return s.plane.create(ctx, wanted, digest)
+	return s.plane.create(ctx, wanted)
 }
 
 // asExit gives an error its exit status: what the user asked for and cannot have is wrong usage, the rest is the machinery's.

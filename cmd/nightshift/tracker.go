@@ -75,3 +75,25 @@ func (t *tracker) until(ctx context.Context, tell func(string), holds func(*engi
 		}
 	}
 }
+
+// CostOf implements telemetry.Costs: what an attempt has cost, in micro-dollars.
+func (t *tracker) CostOf(podUID string) (micros int64, known bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pod, known := t.state.Pods[podUID]
+	if !known {
+		return 0, false
+	}
+	return pod.Charge.Paid.Micros(), true
+}
+
+// PodOwner implements fleet.PodLookup.
+func (t *tracker) PodOwner(podUID string) (node, tenant, jobUID string, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pod, ok := t.state.Pods[podUID]
+	if !ok {
+		return "", "", "", false
+	}
+	return pod.Node, pod.Namespace, pod.JobUID, true
+}

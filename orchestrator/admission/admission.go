@@ -180,7 +180,7 @@ func (d *Desk) decide(ctx context.Context, waiting engine.Admission) error {
 	if err != nil {
 		return fmt.Errorf("ask policy: %w", err)
 	}
-	name := fmt.Sprintf("decisions/%s/%s.json", waiting.Object.Namespace, waiting.UID)
+	name := fmt.Sprintf("decisions/%s/%s", waiting.Object.Namespace, waiting.UID)
 	if err := d.documents.PutDocument(ctx, name, input); err != nil {
 		return fmt.Errorf("keep the input of the decision: %w", err)
 	}
