@@ -13,17 +13,17 @@ import (
 	"strings"
 )
 
-// inputDir gives the directory to read: $NIGHTSHIFT_EXAMPLE_INPUT, or else the source of the Go distribution on this
+// inputDir gives the directory to read: $DATA_PROCESSOR_INPUT, or else the source of the Go distribution on this
 // machine.
 func inputDir() (string, error) {
-	if dir := os.Getenv("NIGHTSHIFT_EXAMPLE_INPUT"); dir != "" {
+	if dir := os.Getenv("DATA_PROCESSOR_INPUT"); dir != "" {
 		return dir, nil
 	}
 	root := os.Getenv("GOROOT")
 	if root == "" {
 		out, err := exec.Command("go", "env", "GOROOT").Output()
 		if err != nil {
-			return "", fmt.Errorf("no input: set NIGHTSHIFT_EXAMPLE_INPUT or GOROOT, or put go on the PATH (go env GOROOT: %w)", err)
+			return "", fmt.Errorf("no input: set DATA_PROCESSOR_INPUT or GOROOT, or put go on the PATH (go env GOROOT: %w)", err)
 		}
 		root = strings.TrimSpace(string(out))
 	}

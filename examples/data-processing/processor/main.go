@@ -13,8 +13,8 @@
 // A report is published by one atomic rename, under the claim, so that no retry or eviction counts a file twice. SIGTERM ends it
 // at once, in the middle of a file too: nothing of that file has been published, and the next attempt starts it afresh.
 //
-// Environment: NIGHTSHIFT_EXAMPLE_INPUT, the directory to read (default: the source of the Go distribution);
-// NIGHTSHIFT_EXAMPLE_OUTPUT, the directory for the reports (default: ./out).
+// Environment: DATA_PROCESSOR_INPUT, the directory to read (default: the source of the Go distribution);
+// DATA_PROCESSOR_OUTPUT, the directory for the reports (default: ./out).
 //
 // Exit status: 0 published, or nothing left to do; 1 it failed; 3 the index is already running; 143 ended by SIGTERM.
 package main
@@ -74,7 +74,7 @@ func work(at *progress) error {
 	if err != nil {
 		return err
 	}
-	outDir := os.Getenv("NIGHTSHIFT_EXAMPLE_OUTPUT")
+	outDir := os.Getenv("DATA_PROCESSOR_OUTPUT")
 	if outDir == "" {
 		outDir = defaultOutputDir
 	}

@@ -46,7 +46,7 @@ type process struct {
 func start(t *testing.T, in, out string, env ...string) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(processor)}
-	p.cmd.Env = append(os.Environ(), "NIGHTSHIFT_EXAMPLE_INPUT="+in, "NIGHTSHIFT_EXAMPLE_OUTPUT="+out)
+	p.cmd.Env = append(os.Environ(), "DATA_PROCESSOR_INPUT="+in, "DATA_PROCESSOR_OUTPUT="+out)
 	p.cmd.Env = append(p.cmd.Env, env...)
 	pipe, err := p.cmd.StdoutPipe()
 	if err != nil {
