@@ -84,7 +84,9 @@ func (b *board) idle() <-chan struct{} {
 	return waiter
 }
 
-func isEmpty(effects engine.Effects) bool { return len(effects.Instances) == 0 && len(effects.Launches) == 0 }
+func isEmpty(effects engine.Effects) bool {
+	return len(effects.Instances) == 0 && len(effects.Launches) == 0
+}
 
 // instanceOf returns the node's instance, if it is on record.
 func instanceOf(effects engine.Effects, node string) (engine.Instance, bool) {

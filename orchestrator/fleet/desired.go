@@ -40,8 +40,14 @@ func equalKeys(a, b []podKey) bool {
 	})
 }
 
-// desired is the message for the assignments. A pod that no node can run as it is fails at once.
+// desired is the message for the assignments, nil if the node was told so already. A pod that no node can run as it is fails at once.
 func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
+	keys := keysOf(assignments)
+	if s.sent != nil && equalKeys(s.sent, keys) {
+		return nil
+	}
+	s.sent = keys
+	s.hub.remember(s.node, assignments)
 	desired := new(wire.Desired)
 	kept := make(map[string]renderedPod, len(assignments))
 	for _, assignment := range assignments {

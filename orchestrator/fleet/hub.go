@@ -199,6 +199,9 @@ func (h *hub) end(s *session) {
 	for _, instance := range effects.Instances {
 		known[instance.Node] = true
 	}
+	for node := range h.sessions {
+		known[node] = true
+	}
 	for node := range h.owners {
 		if !known[node] {
 			delete(h.owners, node)

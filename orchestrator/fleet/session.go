@@ -16,6 +16,9 @@ import (
 // helloTimeout is how long an agent may take to say Hello.
 const helloTimeout = 20 * time.Second
 
+// partingTime is how long a session goes on when its node has gone off the record: what the node has still sent is worth keeping.
+const partingTime = 2 * time.Second
+
 // What a session holds of messages received and to send. When a queue is full, its other end waits, and with it the agent.
 const (
 	inboxLength  = 64
@@ -42,8 +45,9 @@ type session struct {
 	worked  chan struct{}
 	failure error
 
-	// rendered is the sender's: the pods that the node shall hold. discarded is the handler's: pods whose output nobody wants.
+	// rendered and sent are the sender's: the pods that the node shall hold, and what it was told of them last. discarded is the handler's: pods whose output nobody wants.
 	rendered  map[string]renderedPod
+	sent      []podKey
 	discarded map[string]bool
 }
 
@@ -64,7 +68,7 @@ func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAge
 	defer hello.Stop()
 	var changed <-chan struct{}
 	opened, overdue := s.opened, hello.C
-	var sent []podKey
+	var parted <-chan time.Time
 	for {
 		select {
 		case <-s.ctx.Done():
@@ -73,6 +77,8 @@ func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAge
 			return s.flush(stream)
 		case <-overdue:
 			return status.Error(codes.DeadlineExceeded, "no Hello came")
+		case <-parted:
+			return offRecord(s.node)
 		case message := <-s.outbox:
 			if err := stream.Send(message); err != nil {
 				return s.drain()
@@ -84,20 +90,14 @@ func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAge
 		}
 		var effects engine.Effects
 		effects, changed, _ = s.hub.fleet.board.read()
-		if _, there := instanceOf(effects, s.node); !there {
-			return offRecord(s.node)
+		if desired := s.desired(effects.Assignments[s.node]); desired != nil {
+			if err := stream.Send(&wire.ToAgent{Body: &wire.ToAgent_Desired{Desired: desired}}); err != nil {
+				return s.drain()
+			}
 		}
-		assignments := effects.Assignments[s.node]
-		keys := keysOf(assignments)
-		if sent != nil && equalKeys(sent, keys) {
-			continue
+		if _, there := instanceOf(effects, s.node); !there && parted == nil {
+			parted = time.After(partingTime)
 		}
-		s.hub.remember(s.node, assignments)
-		desired := s.desired(assignments)
-		if err := stream.Send(&wire.ToAgent{Body: &wire.ToAgent_Desired{Desired: desired}}); err != nil {
-			return s.drain()
-		}
-		sent = keys
 	}
 }
 
