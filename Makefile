@@ -26,7 +26,7 @@ lint: ## gofmt, go vet, staticcheck, and the rules of the design
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
-soak: ## run the long counts (hours); NIGHTSHIFT_SEED=N repeats a failure
+soak: ## run the tests with their long counts (hours)
 	@.ci/test --soak
 
 gen: ## regenerate what is generated
