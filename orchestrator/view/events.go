@@ -1,0 +1,205 @@
+package view
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+)
+
+// Who reports an event, by Kubernetes' names for the same duty.
+const (
+	byJobController = "job-controller"
+	byScheduler     = "default-scheduler"
+	byAgent         = "kubelet"
+	byFleet         = "nightshift-fleet"
+	byPolicy        = "nightshift-policy"
+)
+
+// subject is what an event is about.
+type subject struct {
+	apiVersion, kind, namespace, name, uid string
+}
+
+func aboutJob(owner *engine.Job) subject {
+	return subject{"batch/v1", "Job", owner.Namespace, owner.Name.Name, owner.UID}
+}
+
+func aboutPod(pod *engine.Pod) subject {
+	return subject{"v1", "Pod", pod.Namespace, pod.Pod.Name, pod.UID}
+}
+
+func aboutNode(node *engine.Node) subject {
+	return subject{"v1", "Node", "", node.Name, uidOf("node", node.LaunchKey, node.Name)}
+}
+
+// said is an event without its subject and time.
+type said struct {
+	by, reason, message string
+	warning             bool
+}
+
+// project makes the events of a fact, before the fact is applied.
+func project(state *engine.State, fact *event.Fact) []*Record {
+	about, what := projectJob(state, fact)
+	if what.reason == "" {
+		about, what = projectPod(state, fact)
+	}
+	if what.reason == "" {
+		about, what = projectNode(state, fact)
+	}
+	if what.reason == "" {
+		return nil
+	}
+	return []*Record{eventRecord(state.Seq+1, fact.At(), about, what)}
+}
+
+func projectJob(state *engine.State, fact *event.Fact) (subject, said) {
+	switch body := fact.Body.(type) {
+	case *event.Fact_JobAdmitted:
+		message := "Policy admitted the Job"
+		if tier := body.JobAdmitted.GetProfile().GetTier(); tier != "" {
+			message += " to tier " + tier
+		}
+		return aboutJob(state.Jobs[body.JobAdmitted.GetUid()]), said{byPolicy, "Admitted", message, false}
+	case *event.Fact_JobDenied:
+		return aboutJob(state.Jobs[body.JobDenied.GetUid()]), said{byPolicy, "Denied", strings.Join(body.JobDenied.GetReasons(), "; "), true}
+	case *event.Fact_PodCreated:
+		return aboutJob(state.Jobs[body.PodCreated.GetJobUid()]), said{byJobController, "SuccessfulCreate", "Created pod: " + body.PodCreated.GetName(), false}
+	case *event.Fact_JobConditionSet:
+		set, about := body.JobConditionSet, aboutJob(state.Jobs[body.JobConditionSet.GetUid()])
+		switch set.GetType() {
+		case "Complete":
+			return about, said{byJobController, "Completed", "Job completed", false}
+		case "Failed":
+			return about, said{byJobController, set.GetReason(), set.GetMessage(), true}
+		}
+	case *event.Fact_LaunchIntended:
+		if owner, ok := state.Jobs[body.LaunchIntended.GetJobUid()]; ok {
+			intended := body.LaunchIntended
+			return aboutJob(owner), said{byFleet, "Launching", fmt.Sprintf("Buying %d of %s: %s", intended.GetCount(), intended.GetProvider(), intended.GetReason()), false}
+		}
+	case *event.Fact_LaunchSettled:
+		launch, open := state.Launches[body.LaunchSettled.GetKey()]
+		if owner, ok := state.Jobs[launchJob(launch, open)]; ok && body.LaunchSettled.GetErrorKind() != "" {
+			return aboutJob(owner), said{byFleet, "LaunchFellShort", fmt.Sprintf("%d of %d instances came from %s: %s",
+				len(body.LaunchSettled.GetNodes()), launch.Count, launch.Provider, body.LaunchSettled.GetError()), true}
+		}
+	case *event.Fact_ReceiptIssued:
+		receipt := body.ReceiptIssued.GetReceipt()
+		return aboutJob(state.Jobs[body.ReceiptIssued.GetUid()]), said{byFleet, "Receipt", fmt.Sprintf("Cost %s %s for %d attempts, of which %d were evicted; on demand it would have been %s",
+			dollars(receipt.GetCostMicros()), receipt.GetCurrency(), receipt.GetAttempts(), receipt.GetEvictions(), dollars(receipt.GetOnDemandMicros())), false}
+	}
+	return subject{}, said{}
+}
+
+func launchJob(launch *engine.Launch, open bool) string {
+	if !open {
+		return ""
+	}
+	return launch.JobUID
+}
+
+func dollars(micros int64) string { return fmt.Sprintf("%d.%06d", micros/1e6, micros%1e6) }
+
+func projectPod(state *engine.State, fact *event.Fact) (subject, said) {
+	switch body := fact.Body.(type) {
+	case *event.Fact_PodBound:
+		pod := state.Pods[body.PodBound.GetUid()]
+		message := fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Pod.Name, body.PodBound.GetNode())
+		if reason := body.PodBound.GetReason(); reason != "" {
+			message += ": " + reason
+		}
+		return aboutPod(pod), said{byScheduler, "Scheduled", message, false}
+	case *event.Fact_PodUnplaceable:
+		return aboutPod(state.Pods[body.PodUnplaceable.GetUid()]), said{byScheduler, "FailedScheduling", body.PodUnplaceable.GetReason(), true}
+	case *event.Fact_PodStarted:
+		return aboutPod(state.Pods[body.PodStarted.GetUid()]), said{byAgent, "Started", "Started the pod's container", false}
+	case *event.Fact_PodRestarted:
+		return aboutPod(state.Pods[body.PodRestarted.GetUid()]), said{byAgent, "Restarted",
+			fmt.Sprintf("The container ended with exit code %d and is started again in place", body.PodRestarted.GetExitCode()), true}
+	case *event.Fact_PodStopping:
+		stopping := body.PodStopping
+		return aboutPod(state.Pods[stopping.GetUid()]), said{byAgent, "Killing",
+			fmt.Sprintf("Stopping the pod within %d s: %s", stopping.GetGraceSeconds(), stopping.GetMessage()), stopping.GetEviction()}
+	case *event.Fact_PodFinished:
+		finished, about := body.PodFinished, aboutPod(state.Pods[body.PodFinished.GetUid()])
+		switch finished.GetOutcome() {
+		case event.PodFinished_EVICTED:
+			return about, said{byAgent, "Evicted", finished.GetMessage(), true}
+		case event.PodFinished_FAILED:
+			return about, said{byAgent, "Failed", strings.TrimSpace(fmt.Sprintf("The pod ended with exit code %d. %s", finished.GetExitCode(), finished.GetMessage())), true}
+		case event.PodFinished_SUCCEEDED:
+			return about, said{byAgent, "Succeeded", "The pod ended with exit code 0", false}
+		}
+	}
+	return subject{}, said{}
+}
+
+func projectNode(state *engine.State, fact *event.Fact) (subject, said) {
+	switch body := fact.Body.(type) {
+	case *event.Fact_NodeJoined:
+		return aboutNode(state.Nodes[body.NodeJoined.GetNode()]), said{byAgent, "NodeReady", "The node's agent has joined", false}
+	case *event.Fact_NodeNoticed:
+		deadline := time.Unix(0, body.NodeNoticed.GetDeadlineUnixNano()).UTC().Format(time.RFC3339)
+		return aboutNode(state.Nodes[body.NodeNoticed.GetNode()]), said{byFleet, "Interruption",
+			fmt.Sprintf("The instance is taken back at %s: %s", deadline, body.NodeNoticed.GetCause()), true}
+	case *event.Fact_NodeReleaseIntended:
+		return aboutNode(state.Nodes[body.NodeReleaseIntended.GetNode()]), said{byFleet, "Released", "The instance is given back: " + body.NodeReleaseIntended.GetReason(), false}
+	case *event.Fact_NodeGone:
+		return aboutNode(state.Nodes[body.NodeGone.GetNode()]), said{byFleet, "Gone", "The instance no longer exists: " + body.NodeGone.GetCause(), false}
+	}
+	return subject{}, said{}
+}
+
+// eventRecord makes the event of the fact with that number. Its name and UID derive from the number, so that they are the
+// same after a restart.
+func eventRecord(seq uint64, at time.Time, about subject, what said) *Record {
+	kind, namespace := corev1.EventTypeNormal, about.namespace
+	if what.warning {
+		kind = corev1.EventTypeWarning
+	}
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault // as for the events of Kubernetes' nodes
+	}
+	when := metav1.NewTime(at)
+	shown := &corev1.Event{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: fmt.Sprintf("%s.%016x", about.name, seq), Namespace: namespace, UID: types.UID(uidOf("event", seq, about.uid)), CreationTimestamp: when,
+		},
+		InvolvedObject: corev1.ObjectReference{APIVersion: about.apiVersion, Kind: about.kind, Namespace: about.namespace, Name: about.name, UID: types.UID(about.uid)},
+		Reason:         what.reason, Message: what.message, Type: kind, Count: 1, FirstTimestamp: when, LastTimestamp: when,
+		Source: corev1.EventSource{Component: what.by}, ReportingController: what.by,
+	}
+	key := Key{namespace, shown.Name}
+	return &Record{key: key, id: eventID(key), version: seq, content: &fixedContent{shown: shown, selectable: eventFields(shown)}}
+}
+
+func eventID(key Key) string { return key.Namespace + "/" + key.Name }
+
+// eventFields are those of pkg/registry/core/event/strategy.go: ToSelectableFields.
+func eventFields(shown *corev1.Event) fields.Set {
+	return fields.Set{
+		"involvedObject.kind": shown.InvolvedObject.Kind, "involvedObject.namespace": shown.InvolvedObject.Namespace,
+		"involvedObject.name": shown.InvolvedObject.Name, "involvedObject.uid": string(shown.InvolvedObject.UID),
+		"involvedObject.apiVersion": shown.InvolvedObject.APIVersion, "involvedObject.resourceVersion": "", "involvedObject.fieldPath": "",
+		"reason": shown.Reason, "reportingComponent": shown.ReportingController, "source": shown.Source.Component, "type": shown.Type,
+	}
+}
+
+// dropEvents adds the new events to those that are kept and returns the ones that go for them. New ones may go at once.
+func (v *View) dropEvents(added []*Record) []*Record {
+	v.events = append(v.events, added...)
+	surplus := max(0, len(v.events)-v.maxEvents)
+	dropped := v.events[:surplus:surplus]
+	v.events = v.events[surplus:]
+	return dropped
+}

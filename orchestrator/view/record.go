@@ -1,0 +1,206 @@
+package view
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
+)
+
+// Record is one object as it was from one fact to the next. It never changes.
+type Record struct {
+	key     Key
+	id      string
+	version uint64
+	content content
+}
+
+// content is what a record shows.
+type content interface {
+	labels() labels.Labels
+	fields() fields.Set
+	// object makes the object anew, without a resource version.
+	object() runtime.Object
+}
+
+// Key names the object.
+func (r *Record) Key() Key { return r.key }
+
+// Version is the sequence number of the fact that last concerned the object.
+func (r *Record) Version() uint64 { return r.version }
+
+// Object renders the object; the caller owns it.
+func (r *Record) Object() runtime.Object { return r.objectAt(r.version) }
+
+// objectAt renders the object with another resource version, for the events of a watch.
+func (r *Record) objectAt(version uint64) runtime.Object {
+	object := r.content.object()
+	accessor, err := meta.Accessor(object)
+	if err != nil {
+		panic(fmt.Sprintf("view: %T has no metadata: %v", object, err))
+	}
+	accessor.SetResourceVersion(strconv.FormatUint(version, 10))
+	return object
+}
+
+// jobContent is a Job with the status that it had.
+type jobContent struct {
+	stored  *batchv1.Job // never changed
+	status  batchv1.JobStatus
+	deleted time.Time
+}
+
+func jobRecord(state *engine.State, owner *engine.Job) *Record {
+	live := make([]job.Pod, len(owner.LivePods))
+	for i, uid := range owner.LivePods {
+		live[i] = state.Pods[uid].Pod
+	}
+	return &Record{key: Key(owner.Name), id: owner.UID, version: owner.Version, content: &jobContent{
+		stored: owner.Object, status: job.Status(owner.Spec, &owner.Progress, live), deleted: owner.DeletionRequested,
+	}}
+}
+
+func (c *jobContent) labels() labels.Labels { return labels.Set(c.stored.Labels) }
+
+// fields are those of pkg/registry/batch/job/strategy.go: JobToSelectableFields.
+func (c *jobContent) fields() fields.Set {
+	return fields.Set{"status.successful": strconv.Itoa(int(c.status.Succeeded))}
+}
+
+func (c *jobContent) object() runtime.Object {
+	object := c.stored.DeepCopy()
+	object.TypeMeta = metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}
+	c.status.DeepCopyInto(&object.Status)
+	if !c.deleted.IsZero() {
+		at, now := metav1.NewTime(c.deleted), int64(0)
+		object.DeletionTimestamp, object.DeletionGracePeriodSeconds = &at, &now
+		// Its pods go first.
+		object.Finalizers = []string{metav1.FinalizerDeleteDependents}
+	}
+	return object
+}
+
+// podContent is a pod and the Job that made it.
+type podContent struct {
+	owner *batchv1.Job // never changed
+	pod   job.Pod
+}
+
+func podRecord(owner *engine.Job, pod *engine.Pod) *Record {
+	return &Record{
+		key: Key{pod.Namespace, pod.Pod.Name}, id: pod.UID, version: pod.Version, content: &podContent{owner: owner.Object, pod: pod.Pod},
+	}
+}
+
+func (c *podContent) labels() labels.Labels {
+	if c.pod.Index == job.NoIndex {
+		return labels.Set(c.owner.Spec.Template.Labels)
+	}
+	return indexedLabels{labels.Set(c.owner.Spec.Template.Labels), c.pod.Index}
+}
+
+// indexedLabels are a template's labels and that of one completion index.
+type indexedLabels struct {
+	labels.Set
+	index int32
+}
+
+func (l indexedLabels) Has(key string) bool {
+	return key == batchv1.JobCompletionIndexAnnotation || l.Set.Has(key)
+}
+
+func (l indexedLabels) Get(key string) string {
+	value, _ := l.Lookup(key)
+	return value
+}
+
+func (l indexedLabels) Lookup(key string) (string, bool) {
+	if key == batchv1.JobCompletionIndexAnnotation {
+		return strconv.Itoa(int(l.index)), true
+	}
+	return l.Set.Lookup(key)
+}
+
+// fields are those of pkg/registry/core/pod/strategy.go: ToSelectableFields.
+func (c *podContent) fields() fields.Set {
+	pod := c.object().(*corev1.Pod)
+	return fields.Set{
+		"spec.nodeName":            pod.Spec.NodeName,
+		"spec.restartPolicy":       string(pod.Spec.RestartPolicy),
+		"spec.schedulerName":       pod.Spec.SchedulerName,
+		"spec.serviceAccountName":  pod.Spec.ServiceAccountName,
+		"spec.hostNetwork":         strconv.FormatBool(pod.Spec.HostNetwork),
+		"status.phase":             string(pod.Status.Phase),
+		"status.podIP":             pod.Status.PodIP,
+		"status.nominatedNodeName": pod.Status.NominatedNodeName,
+	}
+}
+
+func (c *podContent) object() runtime.Object { return job.PodObject(c.owner, c.pod, 0) }
+
+// fixedContent is an object that is kept as it is shown.
+type fixedContent struct {
+	shown interface {
+		runtime.Object
+		metav1.Object
+	}
+	selectable fields.Set
+}
+
+func (c *fixedContent) labels() labels.Labels  { return labels.Set(c.shown.GetLabels()) }
+func (c *fixedContent) fields() fields.Set     { return c.selectable }
+func (c *fixedContent) object() runtime.Object { return c.shown.DeepCopyObject() }
+
+// defaultNamespace is there from the first fact on, without one of its own.
+const defaultNamespace = metav1.NamespaceDefault
+
+func defaultNamespaceRecord(state *engine.State) *Record {
+	shown := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: defaultNamespace, UID: types.UID(uidOf("namespace", state.Seed, defaultNamespace)), CreationTimestamp: metav1.NewTime(state.Now),
+	}}
+	return namespaceOf(shown, 1)
+}
+
+// namespaceRecord reads a namespace that was put as JSON; the API wrote it, so that it cannot be read means that the log is broken.
+func namespaceRecord(name string, stored engine.ObjectVersion) *Record {
+	shown := new(corev1.Namespace)
+	if err := json.Unmarshal(stored.Object, shown); err != nil {
+		panic(fmt.Sprintf("view: namespace %s, written by fact %d, cannot be read: %v", name, stored.Version, err))
+	}
+	return namespaceOf(shown, stored.Version)
+}
+
+func namespaceOf(shown *corev1.Namespace, version uint64) *Record {
+	shown.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}
+	if shown.Labels == nil {
+		shown.Labels = make(map[string]string)
+	}
+	shown.Labels[corev1.LabelMetadataName] = shown.Name
+	shown.Spec.Finalizers = []corev1.FinalizerName{corev1.FinalizerKubernetes}
+	shown.Status.Phase = corev1.NamespaceActive
+	return &Record{key: Key{Name: shown.Name}, id: shown.Name, version: version, content: &fixedContent{
+		shown: shown, selectable: fields.Set{"status.phase": string(shown.Status.Phase)},
+	}}
+}
+
+// uidOf derives a UID, a version 8 UUID (RFC 9562), from what makes an object the only one of its kind, so that every
+// replica shows the same one.
+func uidOf(kind string, parts ...any) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %q", kind, fmt.Sprint(parts...)))
+	sum[6] = sum[6]&0x0f | 0x80
+	sum[8] = sum[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[0:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+}
