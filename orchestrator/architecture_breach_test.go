@@ -21,7 +21,7 @@ func expect(t *testing.T, breaches []breach, want string) {
 }
 
 func TestArchitectureBreachesInImportsAreFound(t *testing.T) {
-	const k8s, ours = "k8s.io/api/batch/v1", module + "/"
+	const k8s, ours = "k8s.io/api/batch/v1", modulePath + "/"
 	check := func(packages []listed) []breach {
 		return append(append(checkImports(packages), checkReach(packages)...), checkOwners(packages)...)
 	}
@@ -79,8 +79,8 @@ func TestArchitectureBreachesInSourcesAreFound(t *testing.T) {
 		"a long file":                            {"orchestrator/writer/a.go", strings.Repeat("// x\n", maxFileLines), "has 402 lines"},
 		"a long file of tests":                   {"orchestrator/writer/a_test.go", strings.Repeat("// x\n", maxTestFileLines), "has 602 lines"},
 		"a folder of types":                      {"orchestrator/types/a.go", "", "package p"},
-		"etcd outside wire.go":                   {"cmd/nightshift/run.go", "import _ \"" + module + "/orchestrator/journal/etcd\"\n", "imports orchestrator/journal/etcd"},
-		"etcd in wire.go":                        {path: "cmd/nightshift/wire.go", text: "import _ \"" + module + "/orchestrator/journal/etcd\"\n"},
+		"etcd outside wire.go":                   {"cmd/nightshift/run.go", "import _ \"" + modulePath + "/orchestrator/journal/etcd\"\n", "imports orchestrator/journal/etcd"},
+		"etcd in wire.go":                        {path: "cmd/nightshift/wire.go", text: "import _ \"" + modulePath + "/orchestrator/journal/etcd\"\n"},
 		"what does not parse":                    {"orchestrator/writer/a.go", "func {", "does not parse"},
 	}
 	for name, test := range tests {

@@ -115,13 +115,13 @@ var reachRules = []reachRule{
 		[]string{"k8s.io/apiserver/...", "k8s.io/kubernetes/...", "k8s.io/client-go/...", "go.etcd.io/...", "github.com/open-policy-agent/...", "github.com/aws/...", "gocloud.dev/..."},
 		"the agent is fetched by each instance that boots and has to stay small"},
 	{[]string{"orchestrator/agent/...", "cmd/nightshift-agent"},
-		[]string{module + "/orchestrator/engine", module + "/orchestrator/journal/...", module + "/orchestrator/kubeapi/...", module + "/orchestrator/fleet/...", module + "/policy/...", module + "/providers/..."},
+		[]string{modulePath + "/orchestrator/engine", modulePath + "/orchestrator/journal/...", modulePath + "/orchestrator/kubeapi/...", modulePath + "/orchestrator/fleet/...", modulePath + "/policy/...", modulePath + "/providers/..."},
 		"the agent never holds a part of the control plane"},
-	{[]string{"providers/...", "cmd/nightshift-provider-aws"}, []string{module + "/orchestrator/...", module + "/policy/...", module + "/telemetry"},
+	{[]string{"providers/...", "cmd/nightshift-provider-aws"}, []string{modulePath + "/orchestrator/...", modulePath + "/policy/...", modulePath + "/telemetry"},
 		"a provider can be built and shipped by somebody else"},
 	{[]string{"orchestrator/engine"}, []string{"go.etcd.io/...", "k8s.io/apiserver/...", "k8s.io/kubernetes/...", "k8s.io/client-go/...", "github.com/open-policy-agent/...", "google.golang.org/grpc/..."},
 		"the simulator runs the engine millions of times, with no machinery behind it"},
-	{[]string{"examples/..."}, []string{module + "/..."}, "an example is what a user would write"},
+	{[]string{"examples/..."}, []string{modulePath + "/..."}, "an example is what a user would write"},
 }
 
 func checkReach(packages []listed) []breach {

@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-const module = "github.com/nightshift-batch/nightshift"
+const modulePath = "github.com/nightshift-batch/nightshift"
 
 // breach is one place that breaks a rule.
 type breach struct {
@@ -81,7 +81,7 @@ type listed struct {
 func listPackages(t *testing.T) []listed {
 	t.Helper()
 	// -e: a package that does not build still has imports, and its own tests tell the rest.
-	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports,Deps,GoFiles", module+"/...")
+	cmd := exec.Command("go", "list", "-e", "-json=ImportPath,Imports,TestImports,XTestImports,Deps,GoFiles", modulePath+"/...")
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -108,7 +108,7 @@ func listPackages(t *testing.T) []listed {
 }
 
 // local gives the path of one of our packages from the root of the module, and false for one of somebody else's.
-func local(path string) (string, bool) { return strings.CutPrefix(path, module+"/") }
+func local(path string) (string, bool) { return strings.CutPrefix(path, modulePath+"/") }
 
 // fromOutside tells whether a package is neither ours nor of the standard library.
 func fromOutside(path string) bool {
