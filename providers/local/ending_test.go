@@ -47,7 +47,19 @@ func startHost(t testing.TB, c local.Config) *host {
 	if err := h.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { h.kill(t) })
+	t.Cleanup(func() {
+		h.kill(t)
+		if !t.Failed() { // and the directory is not removed under a plugin that still ends
+			eventually(t, patience, "all that the host started is gone", func() bool { return len(h.processes()) == 0 })
+			return
+		}
+		// What a failed test left would live for ever. All of it descends from the host that was started here.
+		for _, pid := range h.processes() {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Errorf("kill what is left over: %v", err)
+			}
+		}
+	})
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil || line != "running\n" {
 		t.Fatalf("the host says %q (%v)", line, err)

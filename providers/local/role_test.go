@@ -108,6 +108,7 @@ func runAgent(args []string) error {
 		fmt.Println("agent: the lifeline has ended")
 		_ = pod.Process.Kill()
 	case <-time.After(2 * time.Minute): // a test that failed must not leave it behind for ever
+		_ = pod.Process.Kill()
 	}
 	_ = pod.Wait() // how it ended is of no interest
 	return nil
