@@ -3,6 +3,7 @@ package journaltest
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
@@ -169,4 +170,55 @@ func closed(t *testing.T, l *log) {
 		t.Errorf("the second Close: %v", err)
 	}
 	l.wantSizes(t, other, 1)
+}
+
+// closeUnderLoad closes the only handle, and with it the store, while requests of every kind are under way.
+func closeUnderLoad(t *testing.T, l *log) {
+	j := l.open(t)
+	term := l.campaign(t, j)
+	l.append(t, j, term, 5, 5, 5)
+	seen := make(chan struct{})
+	var once sync.Once
+	yield := func(b journal.Batch) error {
+		if b.First > 100 {
+			once.Do(func() { close(seen) })
+		}
+		return nil
+	}
+	var group sync.WaitGroup
+	until := func(do func() error) {
+		group.Go(func() {
+			for {
+				if err := do(); errors.Is(err, journal.ErrClosed) {
+					return
+				} else if err != nil {
+					t.Errorf("a request that was under way at Close: %v", err)
+					return
+				}
+			}
+		})
+	}
+	for range 4 {
+		until(func() error { return j.Follow(l.ctx, 1, yield) })
+		until(func() error { return j.Read(l.ctx, 1, yield) })
+		until(func() error { _, err := j.Head(l.ctx); return err })
+	}
+	acked := journal.Seq(15)
+	until(func() error {
+		next, err := j.Append(l.ctx, term, acked, factsFrom(acked+1, 5))
+		if err == nil {
+			acked = next
+		}
+		return err
+	})
+	<-seen
+	if err := j.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	group.Wait()
+
+	again := l.handle(t)
+	if head := l.head(t, again); head != acked && head != acked+5 {
+		t.Errorf("after Close the head is %d, acknowledged were %d", head, acked)
+	}
 }

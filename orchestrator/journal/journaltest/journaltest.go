@@ -49,6 +49,7 @@ func Run(t *testing.T, newLog func(t *testing.T) Opener) {
 		{"ManyFollowersSeeTheSame", manyFollowers},
 		{"ASlowFollowerDelaysNobody", slowFollower},
 		{"ReopenFindsEverythingAndGoesOn", reopen},
+		{"CloseInTheMiddleOfEverythingEndsItAllAndLosesNothing", closeUnderLoad},
 		{"AClosedHandleRefusesEverythingAndEndsItsFollows", closed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
