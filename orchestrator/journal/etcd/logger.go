@@ -38,9 +38,10 @@ func isQuiet(message string, fields []zapcore.Field) bool {
 	})
 }
 
-// newZap returns a zap logger that passes what etcd warns of to log.
+// newZap returns a zap logger that passes what etcd warns of to log. What is fatal to etcd panics and does not just exit: at a start
+// that can be told in an error, and later it ends the process with more than a number.
 func newZap(log *slog.Logger) *zap.Logger {
-	return zap.New(&slogCore{log: log.With("component", "etcd")})
+	return zap.New(&slogCore{log: log.With("component", "etcd")}, zap.WithFatalHook(zapcore.WriteThenPanic))
 }
 
 // slogCore is a zapcore.Core over slog, from warnings up.

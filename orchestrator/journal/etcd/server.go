@@ -15,6 +15,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 )
@@ -96,9 +98,13 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.unlock())
 	}
-	etcd, err := embed.StartEtcd(config)
+	etcd, err := startEtcd(config)
+	if errors.Is(err, errPanicked) {
+		// What etcd holds of the directory it has not let go, and would wait for without a word: the lock stays taken.
+		return nil, err
+	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("journal: starting etcd in %s: %w", config.Dir, err), lock.unlock())
+		return nil, errors.Join(err, lock.unlock())
 	}
 	s := &server{etcd: etcd, lock: lock}
 	err = s.ready(ctx)
@@ -112,6 +118,27 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 		return nil, errors.Join(err, s.stop())
 	}
 	return s, nil
+}
+
+// errPanicked is in the error of a start in which etcd panicked.
+var errPanicked = errors.New("etcd panicked")
+
+// startEtcd is embed.StartEtcd, but for what it makes of a damaged store: an error or a panic, here ErrCorrupt.
+func startEtcd(config *embed.Config) (etcd *embed.Etcd, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			etcd, err = nil, fmt.Errorf("%w: %w while it started from %s: %v", journal.ErrCorrupt, errPanicked, config.Dir, cause)
+		}
+	}()
+	if etcd, err = embed.StartEtcd(config); err == nil {
+		return etcd, nil
+	}
+	for _, damage := range []error{walpb.ErrCRCMismatch, wal.ErrFileNotFound, wal.ErrMetadataConflict, wal.ErrSnapshotMismatch, wal.ErrSnapshotNotFound} {
+		if errors.Is(err, damage) {
+			return nil, fmt.Errorf("%w: etcd in %s: %w", journal.ErrCorrupt, config.Dir, err)
+		}
+	}
+	return nil, fmt.Errorf("journal: starting etcd in %s: %w", config.Dir, err)
 }
 
 // ready waits until etcd has elected itself and applied its log.
