@@ -38,6 +38,8 @@ type cloud struct {
 	listError error
 	// breakWatch ends the watches that are open.
 	breakWatch chan struct{}
+	// silent keeps the notice of an interruption back.
+	silent bool
 	// refuseOffers answers Offers.
 	refuseOffers error
 }
@@ -192,7 +194,9 @@ func (c *cloud) Watch(ctx context.Context, owner string, sink func(providers.Eve
 func (c *cloud) Interrupt(_ context.Context, id string, notice time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tell(providers.Event{Kind: providers.InterruptionNotice, InstanceID: id, Deadline: time.Now().Add(notice), Cause: "spot"})
+	if !c.silent {
+		c.tell(providers.Event{Kind: providers.InterruptionNotice, InstanceID: id, Deadline: time.Now().Add(notice), Cause: "spot"})
+	}
 	c.interrupted <- id
 	return nil
 }

@@ -17,18 +17,22 @@ func TestOnlyAnInstanceOfTheTokensLaunchJoins(t *testing.T) {
 	w.control.createJob(t, "one", 1)
 	one := w.boot()[0]
 	w.control.createJob(t, "two", 1)
-	two := w.boot()[0]
+	two := receive(t, "a launch", w.cloud.launched)
+	w.control.await(t, "both nodes", func(s *engine.State) bool { return len(s.Nodes) == 2 })
 
 	wrong := newAgent(t, one.bootstrap, one.instanceID)
 	wrong.bootstrap.Token = fleet.JoinToken([]byte("another secret"), "key")
 	mustRefuse(t, "a wrong token", wrong.join(), codes.PermissionDenied)
 	wrong.bootstrap.Token = ""
 	mustRefuse(t, "no token", wrong.join(), codes.PermissionDenied)
-	mustRefuse(t, "the token of another launch", newAgent(t, one.bootstrap, two.instanceID).join(), codes.PermissionDenied)
+	mustRefuse(t, "the token of another launch", newAgent(t, one.bootstrap, two.instances[0].ID).join(), codes.PermissionDenied)
 	mustRefuse(t, "an instance that is not there", newAgent(t, one.bootstrap, "i-99").join(), codes.PermissionDenied)
 	mustRefuse(t, "another key", newAgent(t, one.bootstrap, one.instanceID).join(), codes.PermissionDenied)
 	if err := one.join(); err != nil {
 		t.Errorf("the same key again: %v", err)
+	}
+	if err := newAgent(t, two.request.Bootstrap, two.instances[0].ID).join(); err != nil {
+		t.Errorf("the other instance with its own token: %v", err)
 	}
 	stranger := newAgent(t, one.bootstrap, one.instanceID)
 	stranger.session().refused(codes.Unauthenticated)

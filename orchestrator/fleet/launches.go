@@ -142,8 +142,8 @@ func (s *supply) find(ctx context.Context, key string) ([]providers.Instance, er
 	return instances, nil
 }
 
-// settle records the outcome, then repeats what was heard of the instances before they were on record. A shortfall without a cause
-// of its own is one of capacity.
+// settle records the outcome, then repeats what was heard of the instances before they were on record. A fault that took nothing away
+// is none.
 func (s *supply) settle(ctx context.Context, launch engine.Launch, instances []providers.Instance, cause error) {
 	command := engine.SettleLaunch{Key: launch.Key}
 	listed := make(map[string]bool)
@@ -153,13 +153,12 @@ func (s *supply) settle(ctx context.Context, launch engine.Launch, instances []p
 			command.Instances = append(command.Instances, engine.LaunchedInstance{ID: instance.ID, OfferID: instance.OfferID})
 		}
 	}
-	if missing := int(launch.Count) - len(command.Instances); missing > 0 {
-		kind, message := providers.KindNoCapacity, fmt.Sprintf("%d of %d instances were not given", missing, launch.Count)
-		if cause != nil {
-			kind, message = providers.KindOf(cause), cause.Error()
-		}
-		command.ErrorKind, command.Error = string(kind), message
-		s.log.Warn("a launch brought less than was asked for", "launch", launch.Key, "asked", launch.Count, "missing", missing, "error", message)
+	missing := int(launch.Count) - len(command.Instances)
+	if missing > 0 && cause != nil {
+		command.ErrorKind, command.Error = string(providers.KindOf(cause)), cause.Error()
+	}
+	if missing > 0 {
+		s.log.Warn("a launch brought less than was asked for", "launch", launch.Key, "asked", launch.Count, "missing", missing, "error", cause)
 	}
 	s.fleet.tell(ctx, command)
 	for _, instance := range command.Instances {

@@ -216,6 +216,25 @@ func TestOutputIsAcknowledgedOnlyWhenItIsKept(t *testing.T) {
 	}
 }
 
+func TestWhatANodeSendsWhenItIsGoneIsKeptForAWhile(t *testing.T) {
+	w := newWorld(t)
+	jobUID := w.control.createJob(t, "two", 2)
+	agents := w.boot()
+	parting, other := agents[0].session(), agents[1].session()
+	pod := parting.pod()
+	other.pod()
+	w.cloud.set(func(c *cloud) { c.end(agents[0].instanceID, "reclaimed") })
+	parting.desired("no pod", func(pods []*wire.DesiredPod) bool { return len(pods) == 0 })
+	agents[1].session().pod()
+	other.refused(codes.Aborted)
+	parting.log(pod.GetUid(), 0, "last words")
+	run := fleet.LogRun{Tenant: "tenant-a", JobUID: jobUID, PodUID: pod.GetUid(), Container: "work"}
+	if got := w.logs.content(run); got != "last words" {
+		t.Errorf("the log is %q", got)
+	}
+	parting.refused(codes.PermissionDenied)
+}
+
 // ended knows one pod that ended before the fleet started.
 type ended struct{ uid, node string }
 

@@ -33,6 +33,8 @@ type control struct {
 	mu    sync.Mutex
 	state *engine.State
 	facts []*event.Fact
+	// asked counts the commands by their type.
+	asked map[string]int
 	want  func(engine.Effects)
 	// broken, if set, answers every command.
 	broken error
@@ -41,7 +43,7 @@ type control struct {
 }
 
 func newControl(t *testing.T) *control {
-	c := &control{state: engine.NewState(), changed: make(chan struct{}), want: func(engine.Effects) {}}
+	c := &control{state: engine.NewState(), asked: make(map[string]int), changed: make(chan struct{}), want: func(engine.Effects) {}}
 	c.must(t, engine.BeginTerm{Term: 1, Seed: []byte("0123456789abcdef")})
 	return c
 }
@@ -52,14 +54,15 @@ func (c *control) Submit(ctx context.Context, command engine.Command) (uint64, e
 	if err := errors.Join(c.broken, ctx.Err()); err != nil {
 		return 0, err
 	}
+	c.asked[fmt.Sprintf("%T", command)]++
+	close(c.changed)
+	c.changed = make(chan struct{})
 	facts, err := engine.Step(c.state, command, time.Now())
 	if err != nil {
 		return 0, err
 	}
 	c.facts = append(c.facts, facts...)
 	c.want(c.state.Effects())
-	close(c.changed)
-	c.changed = make(chan struct{})
 	return c.state.Seq, nil
 }
 
