@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
@@ -88,12 +90,13 @@ func isEmpty(effects engine.Effects) bool {
 	return len(effects.Instances) == 0 && len(effects.Launches) == 0
 }
 
-// instanceOf returns the node's instance, if it is on record.
+// instanceOf returns the node's instance, if it is on record. The effects hold them in order of their nodes.
 func instanceOf(effects engine.Effects, node string) (engine.Instance, bool) {
-	for _, instance := range effects.Instances {
-		if instance.Node == node {
-			return instance, true
-		}
+	at, ok := slices.BinarySearchFunc(effects.Instances, node, func(instance engine.Instance, node string) int {
+		return strings.Compare(instance.Node, node)
+	})
+	if !ok {
+		return engine.Instance{}, false
 	}
-	return engine.Instance{}, false
+	return effects.Instances[at], true
 }

@@ -23,15 +23,8 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
 
-// A connection on which nothing is heard is asked for a sign of life after pingEvery, and is dead when none comes within pingTimeout.
-// Agents may ask as often as agentPingEvery.
-const (
-	pingEvery      = 10 * time.Second
-	pingTimeout    = 10 * time.Second
-	agentPingEvery = 5 * time.Second
-	// handshakeTimeout bounds the time from a connection to its first request.
-	handshakeTimeout = 20 * time.Second
-)
+// handshakeTimeout bounds the time from a connection to its first request.
+const handshakeTimeout = 20 * time.Second
 
 // maxMessageBytes bounds what an agent may send at one time; log chunks are far smaller.
 const maxMessageBytes = 4 << 20
@@ -83,8 +76,8 @@ func newHub(ctx context.Context, fleet *Fleet) (*hub, error) {
 			// Join comes without a certificate; Session checks that there is one.
 			ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: authorities,
 		})),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: agentPingEvery, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: wire.KeepaliveTime, Timeout: wire.KeepaliveTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: wire.KeepaliveTime / 2, PermitWithoutStream: true}),
 		grpc.ConnectionTimeout(handshakeTimeout), grpc.MaxRecvMsgSize(maxMessageBytes), grpc.WaitForHandlers(true),
 	)
 	wire.RegisterControlPlaneServer(h.server, h)

@@ -278,15 +278,3 @@ func receive[T any](t *testing.T, what string, channel <-chan T) T {
 		panic("unreachable")
 	}
 }
-
-// joined returns the names of the nodes that have joined.
-func (c *control) joined() (names []string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for name, node := range c.state.Nodes {
-		if !node.Joined.IsZero() {
-			names = append(names, name)
-		}
-	}
-	return names
-}
