@@ -1,0 +1,63 @@
+package kubeapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+)
+
+// Error implements error.
+func (e *DeniedError) Error() string { return "denied by policy: " + strings.Join(e.Reasons, "; ") }
+
+// apiError words an error of a submitter for the API. An unknown one is an internal error and tells its cause: all who can ask
+// are administrators.
+func apiError(err error, resource schema.GroupResource, name string) error {
+	var rejection *engine.Rejection
+	var denied *DeniedError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &denied):
+		return apierrors.NewForbidden(resource, name, denied)
+	case errors.As(err, &rejection):
+		return rejected(rejection, resource, name)
+	case errors.Is(err, context.DeadlineExceeded):
+		return apierrors.NewTimeoutError(fmt.Sprintf("%s %q: %v", resource, name, err), 1)
+	}
+	return apierrors.NewInternalError(fmt.Errorf("%s %q: %w", resource, name, err))
+}
+
+func rejected(rejection *engine.Rejection, resource schema.GroupResource, name string) error {
+	switch rejection.Kind {
+	case engine.NotFound:
+		return apierrors.NewNotFound(resource, name)
+	case engine.AlreadyExists:
+		return apierrors.NewAlreadyExists(resource, name)
+	case engine.Conflict:
+		return apierrors.NewConflict(resource, name, rejection)
+	}
+	return apierrors.NewForbidden(resource, name, rejection)
+}
+
+// checkPreconditions holds an object against the UID and version that a client demands.
+func checkPreconditions(wanted *metav1.Preconditions, object metav1.Object, resource schema.GroupResource) error {
+	if wanted == nil {
+		return nil
+	}
+	if wanted.UID != nil && *wanted.UID != object.GetUID() {
+		return apierrors.NewConflict(resource, object.GetName(),
+			fmt.Errorf("the UID in the precondition (%s) does not match the UID in record (%s)", *wanted.UID, object.GetUID()))
+	}
+	if wanted.ResourceVersion != nil && *wanted.ResourceVersion != object.GetResourceVersion() {
+		return apierrors.NewConflict(resource, object.GetName(),
+			fmt.Errorf("the ResourceVersion in the precondition (%s) does not match the ResourceVersion in record (%s)", *wanted.ResourceVersion, object.GetResourceVersion()))
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package kubeapi
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/apiserver/pkg/util/dryrun"
+	"k8s.io/apiserver/pkg/warning"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/view"
+)
+
+// pods serves core/v1 pods. They are made by their Jobs alone and can be deleted while they live.
+type pods struct{ *resource }
+
+func newPods(s *Server) *pods {
+	r := newResource(s, view.Pods, corev1.GroupName, "pod", true,
+		func() runtime.Object { return &corev1.Pod{} }, func() runtime.Object { return &corev1.PodList{} }, podTable, "po")
+	r.categories = []string{"all"}
+	return &pods{resource: r}
+}
+
+// Delete implements rest.GracefulDeleter: the pod is told to end, and its Job counts it as failed and makes another, as in Kubernetes.
+func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	record, ok := p.view().Get(p.kind, p.key(ctx, name))
+	if !ok {
+		return nil, false, apierrors.NewNotFound(p.group, name)
+	}
+	return p.delete(ctx, record, validate, options)
+}
+
+func (p *pods) delete(ctx context.Context, record *view.Record, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
+	pod := record.Object().(*corev1.Pod)
+	if options == nil {
+		options = &metav1.DeleteOptions{}
+	}
+	if err := checkPreconditions(options.Preconditions, pod, p.group); err != nil {
+		return nil, false, err
+	}
+	own := pod.Spec.TerminationGracePeriodSeconds
+	if wanted := options.GracePeriodSeconds; wanted != nil && (own == nil || *wanted != *own) {
+		warning.AddWarning(ctx, "", "gracePeriodSeconds of a deletion is not supported by this version of Nightshift: the pod has its own grace period to end")
+	}
+	if validate != nil {
+		if err := validate(ctx, pod.DeepCopy()); err != nil {
+			return nil, false, err
+		}
+	}
+	if dryrun.IsDryRun(options.DryRun) {
+		return pod, false, nil
+	}
+	seq, err := p.server.config.Submitter.Submit(ctx, engine.DeletePod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)})
+	if err != nil {
+		return nil, false, apiError(err, p.group, pod.Name)
+	}
+	if err := p.view().WaitFor(ctx, seq); err != nil {
+		return nil, false, apiError(err, p.group, pod.Name)
+	}
+	if left, ok := p.view().Get(p.kind, record.Key()); ok {
+		return left.Object(), false, nil
+	}
+	return pod, true, nil
+}
+
+// DeleteCollection implements rest.CollectionDeleter. Pods that have ended are left: they go with their Job.
+func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
+	records, version := p.view().List(p.kind, p.selection(ctx, list))
+	var deleted []*view.Record
+	for _, record := range records {
+		if phase := record.Object().(*corev1.Pod).Status.Phase; phase == corev1.PodSucceeded || phase == corev1.PodFailed {
+			continue
+		}
+		if _, _, err := p.delete(ctx, record, validate, options); err != nil && !apierrors.IsNotFound(err) {
+			return nil, err
+		}
+		deleted = append(deleted, record)
+	}
+	return p.listOf(deleted, version)
+}
+
+// newNodes serves core/v1 nodes, read-only: they are bought and given back by the engine alone.
+func newNodes(s *Server) *resource {
+	return newResource(s, view.Nodes, corev1.GroupName, "node", false,
+		func() runtime.Object { return &corev1.Node{} }, func() runtime.Object { return &corev1.NodeList{} }, nodeTable, "no")
+}
+
+// newEvents serves core/v1 events, read-only: they are made from facts.
+func newEvents(s *Server) *resource {
+	return newResource(s, view.Events, corev1.GroupName, "event", true,
+		func() runtime.Object { return &corev1.Event{} }, func() runtime.Object { return &corev1.EventList{} }, eventTable, "ev")
+}

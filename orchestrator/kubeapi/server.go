@@ -1,0 +1,260 @@
+// Package kubeapi is the Kubernetes API face of Nightshift: k8s.io/apiserver as a library over the read model.
+//
+// Reads come from view. A create or change goes: decoded by the library, admitted by manifest, then handed to the engine by
+// the small interfaces of this package; it is answered when its facts are durable, when policy has decided and when the view
+// shows it, so that who wrote reads what they wrote. What an engine refuses becomes the Kubernetes error of the same
+// meaning: 404, 409, 403. Nothing is kept here.
+//
+// Who asks is known by a client certificate of our authority alone; anonymous requests get 401. Members of system:masters may do
+// everything, all others nothing (403). Requests from within the process go through the same Handler with an Identity in their context.
+//
+// Served are batch/v1 jobs and core/v1 pods, pods/log, nodes, namespaces and events, with watches, tables, server-side apply, dry run
+// and strict validation as the library gives them. Lists are never cut into chunks. A method that a resource lacks answers 405.
+package kubeapi
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/version"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+	apinamer "k8s.io/apiserver/pkg/endpoints/openapi"
+	"k8s.io/apiserver/pkg/registry/rest"
+	genericapiserver "k8s.io/apiserver/pkg/server"
+	"k8s.io/apiserver/pkg/server/filters"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/component-base/compatibility"
+	"k8s.io/klog/v2"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/openapi"
+	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
+	"github.com/nightshift-batch/nightshift/orchestrator/view"
+)
+
+// KubernetesVersion is that of the API which is served.
+const KubernetesVersion = "1.37.2"
+
+// Submitter hands a command to the engine and returns when its facts are durable: the number of the log's head then. An
+// *engine.Rejection means that nothing has changed.
+type Submitter interface {
+	Submit(ctx context.Context, command engine.Command) (seq uint64, err error)
+}
+
+// JobCreator submits a new Job and waits for policy's decision: a *DeniedError if that is no, an *engine.Rejection if the engine refuses.
+type JobCreator interface {
+	Create(ctx context.Context, command engine.CreateJob) (seq uint64, err error)
+}
+
+// DeniedError is policy's no to a Job, with its reasons for the user.
+type DeniedError struct{ Reasons []string }
+
+// Authority signs the certificates by which the server and its clients know each other.
+type Authority interface {
+	CAPEM() []byte
+	ServerCertificate(hosts ...string) (tls.Certificate, error)
+	ClientCertificate(cn string, orgs ...string) (certificatePEM, keyPEM []byte, err error)
+}
+
+// Logs reads what containers have written.
+type Logs interface {
+	// OpenLog reads from the beginning, or as the options say. It returns ErrNoLog if nothing is kept and the reader does not follow.
+	OpenLog(ctx context.Context, run LogRun, options LogOptions) (io.ReadCloser, error)
+}
+
+// LogRun names the output of one run of a container.
+type LogRun struct {
+	Tenant, JobUID, PodUID, Container string
+	// Restart is how many runs of the container in this pod came before.
+	Restart int32
+}
+
+// LogOptions choose what of a log is read.
+type LogOptions struct {
+	// Follow goes on with what is written later, until the end of the run.
+	Follow bool
+	// TailLines starts so many lines before the end; nil for the beginning. LimitBytes ends after so many; nil for no limit.
+	TailLines, LimitBytes *int64
+}
+
+// ErrNoLog: nothing is kept of that run.
+var ErrNoLog = errors.New("no log is kept")
+
+// Config of a Server. View, Submitter, Jobs, Logs and Authority are required.
+type Config struct {
+	View      *view.View
+	Submitter Submitter
+	Jobs      JobCreator
+	Logs      Logs
+	Authority Authority
+	// Images that containers without a command may name.
+	Images manifest.Images
+	// Hosts by which the server is reached: DNS names and IP addresses. Loopback is always among them.
+	Hosts []string
+	// Now is the clock; nil is time.Now.
+	Now    func() time.Time
+	Logger *slog.Logger
+}
+
+// Server is the API. New makes one and Close ends it.
+type Server struct {
+	config  Config
+	handler http.Handler
+	tls     *tls.Config
+	// stopping ends watches and followed logs, so that the rest can finish.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// New returns a server that is ready: its handler may be used at once.
+func New(config Config) (*Server, error) {
+	if config.View == nil || config.Submitter == nil || config.Jobs == nil || config.Logs == nil || config.Authority == nil {
+		return nil, errors.New("API server: the view, the submitter, the job creator, the logs and the authority are required")
+	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	quiet(config.Logger)
+	s := &Server{config: config}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(config.Authority.CAPEM()) {
+		return nil, errors.New("API server: the authority has no certificate")
+	}
+	certificate, err := config.Authority.ServerCertificate(append([]string{"localhost", "127.0.0.1", "::1"}, config.Hosts...)...)
+	if err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	s.tls = &tls.Config{
+		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2", "http/1.1"},
+		// Asked for and not demanded, so that who has none is told so by the API and not by a broken connection.
+		ClientAuth: tls.RequestClientCert, ClientCAs: pool,
+	}
+	generic, err := s.assemble(pool)
+	if err != nil {
+		return nil, fmt.Errorf("API server: %w", err)
+	}
+	generic.PrepareRun()
+	generic.RunPostStartHooks(s.stopping)
+	s.handler = generic.Handler
+	return s, nil
+}
+
+var quietOnce sync.Once
+
+// quiet sends what the library logs, which it does by one logger for the whole process, to the first server's logger.
+func quiet(logger *slog.Logger) {
+	quietOnce.Do(func() { klog.SetSlogLogger(logger) })
+}
+
+// assemble puts the library together with the storage of the resources.
+func (s *Server) assemble(pool *x509.CertPool) (*genericapiserver.GenericAPIServer, error) {
+	wire := wire()
+	config := genericapiserver.NewConfig(wire.codecs)
+	config.EffectiveVersion = servedVersion{compatibility.NewEffectiveVersionFromString(KubernetesVersion, "", "")}
+	config.ExternalAddress = "localhost:443"
+	config.LoopbackClientConfig = &restclient.Config{Host: "https://localhost"}
+	config.Authentication.Authenticator = newAuthenticator(pool)
+	config.Authorization.Authorizer = authorizer.AuthorizerFunc(adminsOnly)
+	config.EnableProfiling, config.EnableMetrics = false, false
+	config.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
+	namer := apinamer.NewDefinitionNamer(wire.scheme)
+	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
+	config.OpenAPIConfig.Info.Title, config.OpenAPIConfig.Info.Version = "Nightshift", "v"+KubernetesVersion
+	config.OpenAPIV3Config = genericapiserver.DefaultOpenAPIV3Config(openapi.GetOpenAPIDefinitions, namer)
+	config.OpenAPIV3Config.Info.Title, config.OpenAPIV3Config.Info.Version = "Nightshift", "v"+KubernetesVersion
+	generic, err := config.Complete(nil).New("nightshift", genericapiserver.NewEmptyDelegate())
+	if err != nil {
+		return nil, err
+	}
+	batch := genericapiserver.NewDefaultAPIGroupInfo(batchv1.GroupName, wire.scheme, wire.parameters, wire.codecs)
+	core := genericapiserver.NewDefaultAPIGroupInfo(corev1.GroupName, wire.scheme, wire.parameters, wire.codecs)
+	batch.VersionedResourcesStorageMap["v1"], core.VersionedResourcesStorageMap["v1"] = s.storage()
+	if err := generic.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &core); err != nil {
+		return nil, fmt.Errorf("install core/v1: %w", err)
+	}
+	if err := generic.InstallAPIGroup(&batch); err != nil {
+		return nil, fmt.Errorf("install batch/v1: %w", err)
+	}
+	return generic, nil
+}
+
+// servedVersion tells clients the version of the API. The library would tell what the linker put into k8s.io/component-base, and
+// without that nothing that kubectl can read.
+type servedVersion struct{ compatibility.EffectiveVersion }
+
+// Info implements compatibility.EffectiveVersion.
+func (v servedVersion) Info() *version.Info {
+	info := v.EffectiveVersion.Info()
+	info.GitVersion, info.GitCommit, info.GitTreeState, info.BuildDate = "v"+KubernetesVersion, "", "", ""
+	return info
+}
+
+// storage returns what serves each resource.
+func (s *Server) storage() (batch, core map[string]rest.Storage) {
+	namespaces := newNamespaces(s)
+	jobs := newJobs(s, namespaces)
+	pods := newPods(s)
+	return map[string]rest.Storage{"jobs": jobs, "jobs/status": &jobStatus{jobs}},
+		map[string]rest.Storage{
+			"pods": pods, "pods/log": newPodLog(s, pods), "namespaces": namespaces,
+			"nodes": newNodes(s), "events": newEvents(s),
+		}
+}
+
+// Handler serves the API in this process; see WithIdentity.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// stopWithin bounds how long requests that are under way may take to end.
+const stopWithin = 5 * time.Second
+
+// Serve serves the API on the listener with TLS until the context ends, which is no error. It closes the listener.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	server := &http.Server{
+		Handler: s.handler, TLSConfig: s.tls, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.ServeTLS(listener, "", "") }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve the API on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.stop()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+	defer cancel()
+	err := server.Shutdown(limit)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("end the requests that are under way: %w", err), server.Close())
+	}
+	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, end)
+	}
+	return err
+}
+
+// Close ends what the server runs in the background, watches too. The handler must not be used any more.
+func (s *Server) Close() { s.stop() }
+
+// whileServing returns a context that also ends when the server stops.
+func (s *Server) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	stop := context.AfterFunc(s.stopping, cancel)
+	return ctx, func() { stop(); cancel() }
+}

@@ -1,0 +1,246 @@
+package kubeapi
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/view"
+)
+
+// table says how a resource is printed: the columns and cells of Kubernetes' own printers (pkg/printers/internalversion/printers.go).
+type table struct {
+	columns []metav1.TableColumnDefinition
+	// cells of one object, one a column.
+	cells func(object runtime.Object, now time.Time) []any
+	// conditions of a row, for clients that colour it; may be nil.
+	conditions func(object runtime.Object) []metav1.TableRowCondition
+}
+
+// convert prints one object or a list.
+func (t table) convert(object, options runtime.Object, now time.Time) (*metav1.Table, error) {
+	printed := &metav1.Table{}
+	if list, err := meta.ListAccessor(object); err == nil {
+		printed.ResourceVersion, printed.Continue = list.GetResourceVersion(), list.GetContinue()
+	} else if one, err := meta.CommonAccessor(object); err == nil {
+		printed.ResourceVersion = one.GetResourceVersion()
+	}
+	if wanted, ok := options.(*metav1.TableOptions); !ok || !wanted.NoHeaders {
+		printed.ColumnDefinitions = t.columns
+	}
+	add := func(each runtime.Object) error {
+		row := metav1.TableRow{Cells: t.cells(each, now), Object: runtime.RawExtension{Object: each}}
+		if t.conditions != nil {
+			row.Conditions = t.conditions(each)
+		}
+		printed.Rows = append(printed.Rows, row)
+		return nil
+	}
+	if meta.IsListType(object) {
+		return printed, meta.EachListItem(object, add)
+	}
+	return printed, add(object)
+}
+
+// column describes one; a wide one is printed by -o wide alone.
+func column(name, description string) metav1.TableColumnDefinition {
+	kind := metav1.TableColumnDefinition{Name: name, Type: "string", Description: description}
+	if name == "Name" {
+		kind.Format = "name"
+	}
+	return kind
+}
+
+func wide(name, description string) metav1.TableColumnDefinition {
+	c := column(name, description)
+	c.Priority = 1
+	return c
+}
+
+var (
+	nameColumn = column("Name", metav1.ObjectMeta{}.SwaggerDoc()["name"])
+	ageColumn  = column("Age", metav1.ObjectMeta{}.SwaggerDoc()["creationTimestamp"])
+)
+
+// since is how long ago a time was, as Kubernetes prints it.
+func since(at metav1.Time, now time.Time) string {
+	if at.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(now.Sub(at.Time))
+}
+
+func orNone(text string) string {
+	if text == "" {
+		return "<none>"
+	}
+	return text
+}
+
+var jobTable = table{
+	columns: []metav1.TableColumnDefinition{
+		nameColumn, column("Status", "Status of the job."), column("Completions", batchv1.JobStatus{}.SwaggerDoc()["succeeded"]),
+		column("Duration", "Time required to complete the job."), ageColumn,
+		wide("Containers", "Names of each container in the template."), wide("Images", "Images referenced by each container in the template."),
+		wide("Selector", batchv1.JobSpec{}.SwaggerDoc()["selector"]),
+	},
+	cells: func(object runtime.Object, now time.Time) []any {
+		job := object.(*batchv1.Job)
+		took := ""
+		switch start, end := job.Status.StartTime, job.Status.CompletionTime; {
+		case start != nil && end != nil:
+			took = duration.HumanDuration(end.Sub(start.Time))
+		case start != nil:
+			took = since(*start, now)
+		}
+		var names, images []string
+		for _, container := range job.Spec.Template.Spec.Containers {
+			names, images = append(names, container.Name), append(images, container.Image)
+		}
+		return []any{
+			job.Name, jobState(job), fmt.Sprintf("%d/%d", job.Status.Succeeded, *job.Spec.Completions), took, since(job.CreationTimestamp, now),
+			strings.Join(names, ","), strings.Join(images, ","), metav1.FormatLabelSelector(job.Spec.Selector),
+		}
+	},
+}
+
+// jobState is the first of these that holds, in the order of printJob.
+func jobState(job *batchv1.Job) string {
+	has := map[batchv1.JobConditionType]bool{}
+	for _, condition := range job.Status.Conditions {
+		has[condition.Type] = condition.Status == corev1.ConditionTrue
+	}
+	switch {
+	case has[batchv1.JobComplete]:
+		return "Complete"
+	case has[batchv1.JobFailed]:
+		return "Failed"
+	case job.DeletionTimestamp != nil:
+		return "Terminating"
+	case has[batchv1.JobFailureTarget]:
+		return "FailureTarget"
+	case has[batchv1.JobSuccessCriteriaMet]:
+		return "SuccessCriteriaMet"
+	}
+	return "Running"
+}
+
+var podTable = table{
+	columns: []metav1.TableColumnDefinition{
+		nameColumn, column("Ready", "The aggregate readiness state of this pod for accepting traffic."),
+		column("Status", "The aggregate status of the containers in this pod."),
+		column("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted."), ageColumn,
+		wide("IP", corev1.PodStatus{}.SwaggerDoc()["podIP"]), wide("Node", corev1.PodSpec{}.SwaggerDoc()["nodeName"]),
+		wide("Nominated Node", corev1.PodStatus{}.SwaggerDoc()["nominatedNodeName"]), wide("Readiness Gates", corev1.PodSpec{}.SwaggerDoc()["readinessGates"]),
+	},
+	cells: func(object runtime.Object, now time.Time) []any {
+		pod := object.(*corev1.Pod)
+		ready, restarts := 0, 0
+		for _, container := range pod.Status.ContainerStatuses {
+			restarts += int(container.RestartCount)
+			if container.Ready && container.State.Running != nil {
+				ready++
+			}
+		}
+		return []any{
+			pod.Name, fmt.Sprintf("%d/%d", ready, len(pod.Spec.Containers)), podState(pod), strconv.Itoa(restarts), since(pod.CreationTimestamp, now),
+			orNone(pod.Status.PodIP), orNone(pod.Spec.NodeName), orNone(pod.Status.NominatedNodeName), "<none>",
+		}
+	},
+	conditions: func(object runtime.Object) []metav1.TableRowCondition {
+		switch phase := object.(*corev1.Pod).Status.Phase; phase {
+		case corev1.PodSucceeded:
+			return []metav1.TableRowCondition{{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(phase), Message: "The pod has completed successfully."}}
+		case corev1.PodFailed:
+			return []metav1.TableRowCondition{{Type: metav1.RowCompleted, Status: metav1.ConditionTrue, Reason: string(phase), Message: "The pod failed."}}
+		}
+		return nil
+	},
+}
+
+// podState follows printPod: the container's own reason, unless the pod is on its way out. What ended the pod from outside, an
+// eviction above all, is told before the container's exit.
+func podState(pod *corev1.Pod) string {
+	ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	if pod.DeletionTimestamp != nil && !ended {
+		return "Terminating"
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.DisruptionTarget && condition.Status == corev1.ConditionTrue {
+			return "Evicted"
+		}
+	}
+	for _, container := range pod.Status.ContainerStatuses {
+		switch state := container.State; {
+		case state.Waiting != nil && pod.Spec.NodeName != "" && state.Waiting.Reason != "":
+			return state.Waiting.Reason
+		case state.Terminated != nil && state.Terminated.Reason != "":
+			return state.Terminated.Reason
+		}
+	}
+	if pod.Status.Reason != "" {
+		return pod.Status.Reason
+	}
+	return string(pod.Status.Phase)
+}
+
+var nodeTable = table{
+	columns: []metav1.TableColumnDefinition{
+		nameColumn, column("Status", "The status of the node"), column("Roles", "The roles of the node"), ageColumn,
+		column("Version", corev1.NodeSystemInfo{}.SwaggerDoc()["kubeletVersion"]),
+		wide("Provider", "The provider that the instance is from."), wide("Instance-Type", "The type of the instance."), wide("Zone", "The zone of the instance."),
+		wide("Instance", "The provider's own name of the instance."),
+	},
+	cells: func(object runtime.Object, now time.Time) []any {
+		node := object.(*corev1.Node)
+		state := "Unknown"
+		for _, condition := range node.Status.Conditions {
+			if condition.Type == corev1.NodeReady {
+				state = "NotReady"
+				if condition.Status == corev1.ConditionTrue {
+					state = "Ready"
+				}
+			}
+		}
+		if node.Spec.Unschedulable {
+			state += ",SchedulingDisabled"
+		}
+		return []any{
+			node.Name, state, orNone(node.Labels[view.LabelMarket]), since(node.CreationTimestamp, now), orNone(node.Status.NodeInfo.KubeletVersion),
+			orNone(node.Labels[view.LabelProvider]), orNone(node.Labels[corev1.LabelInstanceTypeStable]), orNone(node.Labels[corev1.LabelTopologyZone]),
+			orNone(node.Status.NodeInfo.SystemUUID),
+		}
+	},
+}
+
+var namespaceTable = table{
+	columns: []metav1.TableColumnDefinition{nameColumn, column("Status", "The status of the namespace"), ageColumn},
+	cells: func(object runtime.Object, now time.Time) []any {
+		namespace := object.(*corev1.Namespace)
+		return []any{namespace.Name, string(namespace.Status.Phase), since(namespace.CreationTimestamp, now)}
+	},
+}
+
+var eventTable = table{
+	columns: []metav1.TableColumnDefinition{
+		column("Last Seen", corev1.Event{}.SwaggerDoc()["lastTimestamp"]), column("Type", corev1.Event{}.SwaggerDoc()["type"]),
+		column("Reason", corev1.Event{}.SwaggerDoc()["reason"]), column("Object", corev1.Event{}.SwaggerDoc()["involvedObject"]),
+		wide("Source", corev1.Event{}.SwaggerDoc()["source"]), column("Message", corev1.Event{}.SwaggerDoc()["message"]),
+		wide("Name", metav1.ObjectMeta{}.SwaggerDoc()["name"]),
+	},
+	cells: func(object runtime.Object, now time.Time) []any {
+		event := object.(*corev1.Event)
+		return []any{
+			since(event.LastTimestamp, now), event.Type, event.Reason, strings.ToLower(event.InvolvedObject.Kind) + "/" + event.InvolvedObject.Name,
+			event.Source.Component, strings.TrimSpace(event.Message), event.Name,
+		}
+	},
+}
