@@ -1,6 +1,7 @@
 package process_test
 
 import (
+	"crypto/rand"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -143,6 +144,14 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (attempt.Status, *record) {
 	return r.statuses[len(r.statuses)-1], r
 }
 
+// setMark puts an entry into the environment that the next pod inherits, and returns it.
+func setMark(t *testing.T) string {
+	t.Helper()
+	value := rand.Text() // Other runs of the same test may be under way.
+	t.Setenv("STRAY_MARK", value)
+	return "STRAY_MARK=" + value
+}
+
 // marked returns the living processes that carry the entry in their environment.
 func marked(t *testing.T, entry string) []reaper.Process {
 	t.Helper()
@@ -233,11 +242,11 @@ func TestStopSendsSIGTERMToTheWholeGroup(t *testing.T) {
 }
 
 func TestAfterTheGraceEverythingIsKilledAlsoWhatLeftTheGroupAndWipedItsEnvironment(t *testing.T) {
-	t.Setenv("STRAY_MARK", t.Name())
+	mark, wiped := setMark(t), "OTHER_MARK="+rand.Text()
 	running, r := start(t, shell(`
 		trap '' TERM
 		setsid sh -c 'echo kept ready; exec sleep 1000' &
-		env -i PATH="$PATH" OTHER_MARK=wiped setsid sh -c 'echo wiped ready; exec sleep 1000' &
+		env -i PATH="$PATH" `+wiped+` setsid sh -c 'echo wiped ready; exec sleep 1000' &
 		echo ready; while :; do sleep 0.05; done`))
 	r.waitLog(t, "kept ready\n")
 	r.waitLog(t, "wiped ready\n")
@@ -247,7 +256,7 @@ func TestAfterTheGraceEverythingIsKilledAlsoWhatLeftTheGroupAndWipedItsEnvironme
 	if end.Phase != wire.PodReport_FAILED || end.ExitCode != 137 || end.Message != `container "main" was ended by SIGKILL` {
 		t.Errorf("end %+v", end)
 	}
-	for _, mark := range []string{"STRAY_MARK=" + t.Name(), "OTHER_MARK=wiped"} {
+	for _, mark := range []string{mark, wiped} {
 		if left := marked(t, mark); len(left) > 0 {
 			t.Errorf("%s still runs: %+v", mark, left)
 		}
@@ -258,7 +267,7 @@ func TestTheEndOfTheMainProcessEndsTheRunThoughAnotherHoldsThePipe(t *testing.T)
 	// Another pod runs meanwhile, so that only its own mark gives the stray away.
 	other, otherRecord := start(t, shell("echo up; exec sleep 1000"))
 	otherRecord.waitLog(t, "up")
-	t.Setenv("STRAY_MARK", t.Name())
+	mark := setMark(t)
 	end, r := runToEnd(t, shell(`setsid sh -c 'trap "" HUP TERM; : > up; exec sleep 1000' &
 		while [ ! -e up ]; do sleep 0.01; done; echo last words`))
 	if end.Phase != wire.PodReport_SUCCEEDED {
@@ -267,7 +276,7 @@ func TestTheEndOfTheMainProcessEndsTheRunThoughAnotherHoldsThePipe(t *testing.T)
 	if !strings.Contains(r.log(), "last words\n") {
 		t.Errorf("log %q", r.log())
 	}
-	if left := marked(t, "STRAY_MARK="+t.Name()); len(left) > 0 {
+	if left := marked(t, mark); len(left) > 0 {
 		t.Errorf("still running: %+v", left)
 	}
 	select {
