@@ -225,10 +225,12 @@ func (j *jobs) delete(ctx context.Context, record *view.Record, validate rest.Va
 		return nil, false, err
 	}
 	policy := options.PropagationPolicy
-	if (policy != nil && *policy == metav1.DeletePropagationOrphan) || (options.OrphanDependents != nil && *options.OrphanDependents) {
+	//lint:ignore SA1019 clients may still send the deprecated field, and mean it
+	orphan := options.OrphanDependents
+	if (policy != nil && *policy == metav1.DeletePropagationOrphan) || (orphan != nil && *orphan) {
 		return nil, false, apierrors.NewBadRequest("propagationPolicy Orphan is not supported by this version of Nightshift: the pods of a Job end with it")
 	}
-	if policy == nil && options.OrphanDependents == nil {
+	if policy == nil && orphan == nil {
 		warning.AddWarning(ctx, "", "the Job's pods are deleted with it; kube-apiserver would leave them, as no propagationPolicy is given")
 	}
 	if validate != nil {

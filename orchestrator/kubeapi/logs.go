@@ -17,10 +17,6 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
-// lastWordsWithin is how long a follower waits for more of a log after its pod has ended, if the end of the log never comes: a node
-// that is taken away may not have sent it.
-const lastWordsWithin = 10 * time.Second
-
 // podLog serves pods/log.
 type podLog struct {
 	server *Server
@@ -176,7 +172,7 @@ func (s *endingStream) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n > 0 && s.timer != nil && !s.over {
-		s.timer.Reset(lastWordsWithin)
+		s.timer.Reset(s.server.lastWords)
 	}
 	if err != nil && (s.over || s.server.stopping.Err() != nil) {
 		err = io.EOF
@@ -213,7 +209,7 @@ func (s *endingStream) endWith(ctx context.Context, key view.Key, run LogRun) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ctx.Err() == nil {
-		s.timer = time.AfterFunc(lastWordsWithin, func() {
+		s.timer = time.AfterFunc(s.server.lastWords, func() {
 			s.mu.Lock()
 			s.over = true
 			s.mu.Unlock()

@@ -113,6 +113,9 @@ type Server struct {
 	config  Config
 	handler http.Handler
 	tls     *tls.Config
+	// lastWords is how long a follower waits for more of a log after its run has ended, if the log's own end never comes: a
+	// node that is taken away may not have sent it.
+	lastWords time.Duration
 	// stopping ends watches and followed logs, so that the rest can finish.
 	stopping context.Context
 	stop     context.CancelFunc
@@ -130,7 +133,7 @@ func New(config Config) (*Server, error) {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	quiet(config.Logger)
-	s := &Server{config: config}
+	s := &Server{config: config, lastWords: 10 * time.Second}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(config.Authority.CAPEM()) {

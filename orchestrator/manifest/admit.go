@@ -43,7 +43,7 @@ func Admit(job *batchv1.Job, opts Options) (*batchv1.Job, field.ErrorList) {
 	out.UID = opts.UID
 	out.CreationTimestamp = opts.Created
 	out.DeletionTimestamp, out.DeletionGracePeriodSeconds = nil, nil
-	out.ResourceVersion, out.SelfLink = "", ""
+	out.ResourceVersion = ""
 	out.Generation = 1
 	out.Status = batchv1.JobStatus{}
 	if out.Namespace == "" {

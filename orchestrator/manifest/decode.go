@@ -93,6 +93,7 @@ func Decode(document []byte) (*batchv1.Job, error) {
 	job := &batchv1.Job{}
 	strict, err := kjson.UnmarshalStrict(asJSON, job)
 	if err != nil {
+		//lint:ignore ST1005 these are kube-apiserver's words
 		return nil, fmt.Errorf("Job in version \"v1\" cannot be handled as a Job: %w", err)
 	}
 	if len(strict) > 0 {
@@ -165,8 +166,10 @@ func checkKind(document []byte) error {
 	}
 	switch {
 	case meta.Kind == "":
+		//lint:ignore ST1005 these are kube-apiserver's words
 		return errors.New("Object 'Kind' is missing")
 	case meta.APIVersion == "":
+		//lint:ignore ST1005 these are kube-apiserver's words
 		return errors.New("Object 'apiVersion' is missing")
 	}
 	want := batchv1.SchemeGroupVersion.WithKind("Job")
