@@ -213,7 +213,7 @@ func TestLabelsAndParallelismCanBeChangedAndTheRestAsInKubernetes(t *testing.T) 
 	p.until("the engine has the change", func(s *engine.State) bool { job, _ := s.JobOf("default", "a"); return job.Spec.Parallelism == 2 })
 	again, err := jobs.Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"parallelism":2}}`), metav1.PatchOptions{})
 	p.must(err)
-	if again.ResourceVersion != patched.ResourceVersion && again.Generation != 2 {
+	if again.ResourceVersion != patched.ResourceVersion || again.Generation != 2 {
 		t.Errorf("a patch without a change made generation %d", again.Generation)
 	}
 	stale := created.DeepCopy()
@@ -257,7 +257,7 @@ func TestServerSideApplyCreatesChangesAndConflicts(t *testing.T) {
 	if *second.Spec.Parallelism != 3 || second.UID != first.UID {
 		t.Errorf("applied %+v", second.Spec)
 	}
-	if same, err := apply("one", false, 3); err != nil || same.ResourceVersion != second.ResourceVersion && same.Generation != second.Generation {
+	if same, err := apply("one", false, 3); err != nil || same.ResourceVersion != second.ResourceVersion || same.Generation != second.Generation {
 		t.Errorf("the same applied again: %v", err)
 	}
 	if _, err := apply("two", false, 4); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), `conflict with "one"`) {

@@ -3,7 +3,9 @@ package kubeapi_test
 import (
 	"context"
 	"io"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +31,18 @@ func TestInformersSeeEverythingOverWatchListInJSONAndProtobuf(t *testing.T) {
 			p.create(newJob("before", 2))
 			config := restclient.CopyConfig(p.config)
 			config.ContentType, config.AcceptContentTypes = contentType, contentType
+			var lists, watchLists atomic.Int32
+			config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+				return roundTrip(func(request *http.Request) (*http.Response, error) {
+					switch query := request.URL.Query(); {
+					case query.Get("sendInitialEvents") == "true":
+						watchLists.Add(1)
+					case query.Get("watch") == "":
+						lists.Add(1)
+					}
+					return next.RoundTrip(request)
+				})
+			})
 			client, err := kubernetes.NewForConfig(config)
 			p.must(err)
 			factory := informers.NewSharedInformerFactory(client, 0)
@@ -73,11 +87,18 @@ func TestInformersSeeEverythingOverWatchListInJSONAndProtobuf(t *testing.T) {
 					t.Fatalf("deleted so far: %v", gone)
 				}
 			}
+			if lists.Load() != 0 || watchLists.Load() != 5 {
+				t.Errorf("the informers began with %d lists and %d watch-lists", lists.Load(), watchLists.Load())
+			}
 			cancel()
 			factory.Shutdown()
 		})
 	}
 }
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(request *http.Request) (*http.Response, error) { return f(request) }
 
 func await(ctx context.Context, t *testing.T, names <-chan string, want string) {
 	t.Helper()
@@ -110,7 +131,9 @@ func TestVersionsInRequestsMeanWhatTheyMeanInKubernetes(t *testing.T) {
 	if newer, err := jobs.List(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion}); err != nil || len(newer.Items) != 2 {
 		t.Errorf("not older than an old version: %v", err)
 	}
-	if _, err := jobs.List(t.Context(), metav1.ListOptions{ResourceVersion: "99999999"}); !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), "Too large resource version") {
+	// Without this, client-go asks again and again.
+	err = p.client.BatchV1().RESTClient().Get().MaxRetries(0).Namespace("default").Resource("jobs").Param("resourceVersion", "99999999").Do(t.Context()).Error()
+	if !apierrors.IsTimeout(err) || !strings.Contains(err.Error(), "Too large resource version") {
 		t.Errorf("a version that is not there yet: %v", err)
 	}
 	if _, err := jobs.List(t.Context(), metav1.ListOptions{ResourceVersion: "x"}); err == nil {

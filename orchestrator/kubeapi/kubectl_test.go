@@ -162,6 +162,7 @@ func TestKubectlDrivesAJobFromApplyToDelete(t *testing.T) {
 	p.matches("get jobs", p.kubectl("", "get", "jobs"), `NAME +STATUS +COMPLETIONS +DURATION +AGE\n`, `data-processing +Running +0/4 +\d+s +\d+s\n`)
 	p.matches("get pods", p.kubectl("", "get", "pods"), `NAME +READY +STATUS +RESTARTS +AGE\n`, `data-processing-\w{5} +1/1 +Running +0 +\d+s\n`)
 	p.matches("get nodes -o wide", p.kubectl("", "get", "nodes", "-o", "wide"), `NAME +STATUS +ROLES +AGE +VERSION +PROVIDER`, `local-\w+ +Ready +spot`)
+	p.matches("describe node", p.kubectl("", "describe", "node", pods[0].Node), `Roles: +spot`, `nightshift.dev/market=spot`, `cpu: +2`, `Normal +NodeReady`)
 	p.matches("get all", p.kubectl("", "get", "all"), `pod/data-processing-\w{5}`, `job.batch/data-processing`)
 
 	run := kubeapi.LogRun{Tenant: "default", JobUID: pods[0].JobUID, PodUID: pods[0].UID, Container: "processor"}
@@ -181,6 +182,7 @@ func TestKubectlDrivesAJobFromApplyToDelete(t *testing.T) {
 	p.matches("describe", p.kubectl("", "describe", "job", "data-processing"), `Name: +data-processing`, `Parallelism: +3`, `Completions: +4`,
 		`Pods Statuses: +0 Active \(0 Ready\) / 4 Succeeded / 0 Failed`, `Normal +SuccessfulCreate +\S+ +job-controller +Created pod: data-processing-`, `Normal +Completed`)
 	p.matches("describe pod", p.kubectl("", "describe", "pod", pods[0].Pod.Name), `Controlled By: +Job/data-processing`, `Status: +Succeeded`, `Normal +Scheduled`)
+	p.matches("logs of a Job", p.kubectl("", "logs", "job/data-processing", "--all-pods=false"), `third|^Found`)
 	p.matches("events", p.kubectl("", "events", "--for", "job/data-processing"), `Completed +Job/data-processing +Job completed`)
 	p.matches("delete", p.kubectl("", "delete", "job", "data-processing", "--timeout=60s"), `job.batch "data-processing" deleted`)
 	watching.sees(`ADDED +data-processing +Running +0/4(.|\n)*MODIFIED +data-processing +Complete +4/4(.|\n)*DELETED +data-processing`)

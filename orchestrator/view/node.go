@@ -20,6 +20,8 @@ const (
 	LabelProvider = "nightshift.dev/provider"
 )
 
+const labelRole = "node-role.kubernetes.io/"
+
 // TaintInterruption is on nodes that the cloud takes back.
 const TaintInterruption = "nightshift.dev/interruption"
 
@@ -36,6 +38,9 @@ func nodeRecord(node *engine.Node) *Record {
 			},
 		},
 		Spec: corev1.NodeSpec{ProviderID: fmt.Sprintf("%s:///%s/%s", node.Provider, offer.GetZone(), node.InstanceID)},
+	}
+	if market := offer.GetMarket(); market != "" {
+		shown.Labels[labelRole+market] = "" // what clients print as the node's role
 	}
 	for label, value := range map[string]string{corev1.LabelInstanceTypeStable: offer.GetInstanceType(), corev1.LabelTopologyZone: offer.GetZone()} {
 		if value != "" {
