@@ -2,9 +2,12 @@ package kubeapi_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +17,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -211,5 +215,63 @@ func TestLogsAreReadPerRunOfTheContainer(t *testing.T) {
 	p.submit(engine.ReportPod{Node: running.Node, UID: running.UID, Epoch: running.Epoch, Phase: engine.ReportSucceeded, Restarts: 1})
 	if text := <-following; text != "second run\n" {
 		t.Errorf("followed to the end: %q", text)
+	}
+}
+
+func TestManyClientsWriteAtOnceAndAWatcherSeesEachChangeInOrder(t *testing.T) {
+	p := newPlane(t)
+	const clients, each = 8, 12
+	jobs := p.client.BatchV1().Jobs("default")
+	watching, err := jobs.Watch(t.Context(), metav1.ListOptions{})
+	p.must(err)
+	defer watching.Stop()
+	var writers sync.WaitGroup
+	for c := range clients {
+		writers.Go(func() {
+			for n := range each {
+				name := fmt.Sprintf("job-%d-%d", c, n)
+				if _, err := jobs.Create(t.Context(), newJob(name, 1), metav1.CreateOptions{}); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := jobs.Patch(t.Context(), name, types.MergePatchType, []byte(`{"metadata":{"labels":{"patched":"yes"}}}`), metav1.PatchOptions{}); err != nil {
+					t.Error(err)
+				}
+				// All clients change this one; none of the changes is lost.
+				label := fmt.Sprintf(`{"metadata":{"labels":{"c%d-%d":"yes"}}}`, c, n)
+				if _, err := jobs.Patch(t.Context(), "job-0-0", types.MergePatchType, []byte(label), metav1.PatchOptions{}); err != nil && !apierrors.IsNotFound(err) {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	want, err := jobs.List(t.Context(), metav1.ListOptions{})
+	p.must(err)
+	if len(want.Items) != clients*each {
+		t.Errorf("%d Jobs were made, want %d", len(want.Items), clients*each)
+	}
+	held, last := map[string]string{}, uint64(0)
+	for missing := len(want.Items); missing > 0; {
+		e := <-watching.ResultChan()
+		job := e.Object.(*batchv1.Job)
+		version, err := strconv.ParseUint(job.ResourceVersion, 10, 64)
+		if err != nil || version < last {
+			t.Fatalf("version %s after %d", job.ResourceVersion, last)
+		}
+		held[job.Name], last = job.ResourceVersion, version
+		missing = 0
+		for _, one := range want.Items {
+			if held[one.Name] != one.ResourceVersion {
+				missing++
+			}
+		}
+	}
+	first, err := jobs.Get(t.Context(), "job-0-0", metav1.GetOptions{})
+	p.must(err)
+	for n := range each {
+		if first.Labels[fmt.Sprintf("c0-%d", n)] != "yes" {
+			t.Errorf("the change c0-%d was lost", n)
+		}
 	}
 }

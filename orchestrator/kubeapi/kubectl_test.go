@@ -17,7 +17,7 @@ import (
 )
 
 // kubectl names the executable: NIGHTSHIFT_KUBECTL, or the one on the PATH.
-func kubectl(t *testing.T) string {
+func kubectl(t testing.TB) string {
 	t.Helper()
 	if path := os.Getenv("NIGHTSHIFT_KUBECTL"); path != "" {
 		return path
@@ -67,7 +67,7 @@ func (p *plane) refused(stdin string, args ...string) string {
 
 // running is a kubectl that goes on; its output is read while it does.
 type running struct {
-	t       *testing.T
+	t       testing.TB
 	command *exec.Cmd
 	out     *watched
 	done    chan error

@@ -38,7 +38,7 @@ const patience = 20 * time.Second
 // plane is a control plane without a fleet: a log in memory, the writer, policy, the view and the API on a loopback port. The test
 // plays the fleet.
 type plane struct {
-	t          *testing.T
+	t          testing.TB
 	writer     *writer.Writer
 	view       *view.View
 	api        *kubeapi.Server
@@ -91,7 +91,7 @@ func (s lateSubmitter) Submit(ctx context.Context, command engine.Command) (uint
 	return (*s.to).Submit(ctx, command)
 }
 
-func newPlane(t *testing.T) *plane {
+func newPlane(t testing.TB) *plane {
 	t.Helper()
 	p := &plane{t: t, view: view.New(view.Options{}), logs: newMemoryLogs()}
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
