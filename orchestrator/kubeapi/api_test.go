@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -146,6 +147,10 @@ func TestInvalidJobsAreRefusedInKubernetesWords(t *testing.T) {
 		return code, status
 	}
 	const head = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x}\n"
+	bomb := "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+	for i := 1; i < 12; i++ {
+		bomb += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10), ","))
+	}
 	const template = "  template: {spec: {restartPolicy: Never, containers: [{name: c, image: i, command: [x]}]}}\n"
 	for name, c := range map[string]struct {
 		validation, body string
@@ -160,6 +165,7 @@ func TestInvalidJobsAreRefusedInKubernetesWords(t *testing.T) {
 			`Job.batch "x" is invalid: spec.suspend: Forbidden: not supported by this version of Nightshift`},
 		"no command": {"Warn", head + "spec:\n  template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}\n", 422, "--image i=EXECUTABLE"},
 		"wrong type": {"Warn", head + "spec:\n  completions: many\n" + template, 400, `cannot unmarshal string into Go struct field JobSpec.spec.completions of type int32`},
+		"alias bomb": {"Warn", head + bomb, 400, "excessive aliasing"},
 		"too large":  {"", head + "x: " + strings.Repeat("y", 4<<20), 413, "limit is 3145728"},
 	} {
 		t.Run(name, func(t *testing.T) {

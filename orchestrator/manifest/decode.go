@@ -73,10 +73,9 @@ func Decode(document []byte) (*batchv1.Job, error) {
 	if len(document) > MaxDocumentBytes {
 		return nil, fmt.Errorf("larger than %d bytes", MaxDocumentBytes)
 	}
-	// Duplicate keys are looked for here because the conversion to JSON would drop them.
-	asJSON, err := yaml.YAMLToJSONStrict(document)
+	asJSON, err := toJSON(document)
 	if err != nil {
-		return nil, strictYAMLError(err)
+		return nil, err
 	}
 	if len(asJSON) > MaxDocumentBytes {
 		return nil, fmt.Errorf("larger than %d bytes with its aliases resolved", MaxDocumentBytes)
@@ -117,18 +116,20 @@ func (e *StrictError) Error() string {
 	return "strict decoding error: " + strings.Join(e.Problems, ", ")
 }
 
-// strictYAMLError words a duplicate key as Kubernetes does and leaves other errors of the YAML reader as they are.
-func strictYAMLError(err error) error {
-	var problems []string
-	for _, line := range strings.Split(err.Error(), "\n") {
-		if strings.Contains(line, "already set in map") {
-			problems = append(problems, strings.TrimSpace(line))
-		}
+// toJSON converts a YAML document. JSON stays as it is, so that duplicate fields in it are found by name later; those of YAML, which
+// the conversion would drop, are found here.
+func toJSON(document []byte) ([]byte, error) {
+	if utilyaml.IsJSONBuffer(document) && json.Valid(document) {
+		return document, nil
 	}
-	if len(problems) > 0 {
-		return &StrictError{Problems: problems}
+	asJSON, err := yaml.YAMLToJSONStrict(document)
+	switch {
+	case err == nil:
+		return asJSON, nil
+	case strings.Contains(err.Error(), "already set in map"):
+		return nil, &StrictError{Problems: []string{err.Error()}}
 	}
-	return fmt.Errorf("not YAML or JSON: %w", err)
+	return nil, fmt.Errorf("not YAML or JSON: %w", err)
 }
 
 // checkDepth refuses documents that nest deeper than MaxDepth before anything recursive reads them.
@@ -157,7 +158,7 @@ func checkDepth(document []byte) error {
 
 // checkKind refuses every kind but batch/v1 Job, by name.
 func checkKind(document []byte) error {
-	if document[0] != '{' {
+	if !bytes.HasPrefix(bytes.TrimSpace(document), []byte("{")) {
 		return errors.New("not an object with apiVersion and kind")
 	}
 	var meta metav1.TypeMeta
