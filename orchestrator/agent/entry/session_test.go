@@ -73,10 +73,20 @@ func TestLogsAreCompleteAndInOrderAcrossLostSessions(t *testing.T) {
 	c.set(func() { c.ackLogs = true })
 	m.touch("second")
 	c.wait("an acknowledgement in the middle", func() bool { return len(c.kept[key]) > 1<<20 })
-	c.lose()
 	c.set(func() { c.ackLogs = false })
-	// Full: what is kept, and what the agent may hold of it.
-	c.wait("the agent's buffer to be full", func() bool { return len(c.received[key])-len(c.kept[key]) > 900<<10 })
+	c.lose()
+	// With no acknowledgement a session gets what the agent may hold, and no more.
+	c.wait("the agent's buffer to be full", func() bool { return int64(len(c.received[key]))-c.from[key] > 900<<10 })
+	// An agent without a bound would soon have it all, and the pod would be done.
+	length, same := 0, 0
+	eventually(t, "nothing more to come", func() bool {
+		c.set(func() {
+			if same++; len(c.received[key]) != length {
+				length, same = len(c.received[key]), 0
+			}
+		})
+		return same > 60
+	})
 	if m.exists("done") {
 		t.Error("the pod was not held back")
 	}
@@ -94,6 +104,28 @@ func TestLogsAreCompleteAndInOrderAcrossLostSessions(t *testing.T) {
 		}
 		if len(c.hellos) != 4 {
 			t.Errorf("%d sessions, want 4", len(c.hellos))
+		}
+	})
+}
+
+func TestWhatHappensWithoutASessionIsToldWithTheOutputFirst(t *testing.T) {
+	c := startControlPlane(t)
+	c.want(shell("a", 1, until("go")+"seq 100000; exit 7"))
+	m := launch(t, c)
+	c.waitPhase("a", wire.PodReport_RUNNING)
+	c.set(func() { c.sessionError = status.Error(codes.Unavailable, "away") })
+	c.lose()
+	m.touch("go")
+	eventually(t, "the pod to end meanwhile", func() bool { return len(m.running()) == 2 }) // Guardian and worker.
+	var before int
+	c.set(func() { c.sessionError, before = nil, len(c.hellos) })
+	c.waitPhase("a", wire.PodReport_FAILED)
+	c.set(func() {
+		if log := string(c.kept[logKey("a", 0)]); !strings.HasSuffix(log, "\n99999\n100000\n") || !c.ended[logKey("a", 0)] {
+			t.Errorf("the end was told after %d bytes of output", len(log))
+		}
+		if pods := c.hellos[before].GetPods(); len(pods) != 1 || pods[0].GetPhase() != wire.PodReport_RUNNING {
+			t.Errorf("the hello told the end before the output: %v", pods)
 		}
 	})
 }
@@ -152,9 +184,12 @@ func TestANewEpochStartsWhenNothingOfTheOldRuns(t *testing.T) {
 		return c.last("a").GetEpoch() == 2 && c.last("a").GetPhase() == wire.PodReport_RUNNING
 	})
 	c.wait("the second attempt to lock", locked)
-	// A control plane that is behind changes nothing.
-	c.want(shell("a", 1, "echo old"), shell("b", 1, "true"))
+	// A control plane that is behind changes nothing: when two other pods have come and gone, the second still has the lock.
+	old, b := shell("a", 1, "echo old"), shell("b", 1, "true")
+	c.want(old, b)
 	c.waitPhase("b", wire.PodReport_SUCCEEDED)
+	c.want(old, b, shell("c", 1, "! flock -n lock true"))
+	c.waitPhase("c", wire.PodReport_SUCCEEDED)
 	c.set(func() {
 		if r := c.last("a"); r.GetEpoch() != 2 || r.GetPhase() != wire.PodReport_RUNNING {
 			t.Errorf("after an older epoch: %v", r)

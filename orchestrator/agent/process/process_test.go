@@ -267,17 +267,20 @@ func TestTheEndOfTheMainProcessEndsTheRunThoughAnotherHoldsThePipe(t *testing.T)
 	// Another pod runs meanwhile, so that only its own mark gives the stray away.
 	other, otherRecord := start(t, shell("echo up; exec sleep 1000"))
 	otherRecord.waitLog(t, "up")
-	mark := setMark(t)
-	end, r := runToEnd(t, shell(`setsid sh -c 'trap "" HUP TERM; : > up; exec sleep 1000' &
-		while [ ! -e up ]; do sleep 0.01; done; echo last words`))
+	mark, wiped := setMark(t), "WIPED_MARK="+rand.Text()
+	end, r := runToEnd(t, shell(`setsid sh -c 'trap "" HUP TERM; : > up1; exec sleep 1000' &
+		env -i PATH="$PATH" `+wiped+` sh -c 'trap "" HUP TERM; : > up2; exec sleep 1000' &
+		while [ ! -e up1 ] || [ ! -e up2 ]; do sleep 0.01; done; echo last words`))
 	if end.Phase != wire.PodReport_SUCCEEDED {
 		t.Errorf("end %+v", end)
 	}
 	if !strings.Contains(r.log(), "last words\n") {
 		t.Errorf("log %q", r.log())
 	}
-	if left := marked(t, mark); len(left) > 0 {
-		t.Errorf("still running: %+v", left)
+	for _, mark := range []string{mark, wiped} {
+		if left := marked(t, mark); len(left) > 0 {
+			t.Errorf("%s still runs: %+v", mark, left)
+		}
 	}
 	select {
 	case <-other.Done():
