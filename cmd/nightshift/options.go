@@ -3,8 +3,10 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -21,6 +23,8 @@ type options struct {
 	evictEvery time.Duration
 	policyData string
 	traceFile  string
+	// Where the control plane listens for agents, and where they reach it.
+	agentsListen, agentsAddress string
 }
 
 func (o *options) register(command *cobra.Command) {
@@ -31,6 +35,8 @@ func (o *options) register(command *cobra.Command) {
 	flags.IntVar(&o.nodes, "nodes", 0, "simulate this many local nodes of 2 vCPU and 4 GiB (default: one node with this machine's cores and memory)")
 	flags.DurationVar(&o.evictEvery, "evict-every", 0, "take a local node that is running pods away every so often, with a notice, as a spot market does")
 	flags.StringVar(&o.policyData, "policy-data", "", "YAML or JSON file with tenants.NAME.{vcpu,maxPricePerHour}")
+	flags.StringVar(&o.agentsListen, "agents-listen", "127.0.0.1:0", "HOST:PORT to listen on for the agents of nodes; instances of a cloud cannot reach the default")
+	flags.StringVar(&o.agentsAddress, "agents-address", "", "HOST:PORT where agents reach this control plane (default: that of --agents-listen)")
 	flags.StringVar(&o.traceFile, "trace-file", "", "append the traces to this file as OTLP JSON, one export request a line")
 }
 
@@ -39,6 +45,8 @@ type resolved struct {
 	options
 	images    manifest.Images
 	providers []providerChoice
+	// hosts by which clients reach the API.
+	hosts []string
 }
 
 // providerChoice is one --provider.
@@ -67,6 +75,9 @@ func (o *options) resolve() (*resolved, error) {
 	case o.evictEvery < 0:
 		return nil, usage(fmt.Errorf("--evict-every %s: it must not be negative", o.evictEvery))
 	}
+	if err := o.checkAgents(checked.providers); err != nil {
+		return nil, usage(err)
+	}
 	if checked.dataDir, err = dataDir(o.dataDir); err != nil {
 		return nil, usage(err)
 	}
@@ -76,6 +87,34 @@ func (o *options) resolve() (*resolved, error) {
 		}
 	}
 	return checked, nil
+}
+
+// checkAgents holds the addresses for agents against what the providers need.
+func (o *options) checkAgents(chosen []providerChoice) error {
+	host, _, err := net.SplitHostPort(o.agentsListen)
+	if err != nil {
+		return fmt.Errorf("--agents-listen %s: %w", o.agentsListen, err)
+	}
+	if o.agentsAddress != "" {
+		if _, _, err := net.SplitHostPort(o.agentsAddress); err != nil {
+			return fmt.Errorf("--agents-address %s: %w", o.agentsAddress, err)
+		}
+		return nil
+	}
+	for _, choice := range chosen {
+		if choice.name != "local" && isLoopback(host) {
+			return fmt.Errorf("instances of %s cannot reach --agents-listen %s; listen on an address of the network that they are in, as --agents-listen 10.0.0.5:7443", choice.name, o.agentsListen)
+		}
+	}
+	if ip := net.ParseIP(host); host == "" || (ip != nil && ip.IsUnspecified()) {
+		return fmt.Errorf("--agents-listen %s names no host that agents could reach; give --agents-address HOST:PORT too", o.agentsListen)
+	}
+	return nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || (ip != nil && ip.IsLoopback())
 }
 
 // executablePath checks that a path can be executed and makes it absolute.
@@ -98,13 +137,7 @@ func parseProviders(values []string) ([]providerChoice, error) {
 	var choices []providerChoice
 	seen := make(map[string]bool)
 	for _, value := range values {
-		name, file := value, ""
-		for i := range value {
-			if value[i] == '=' {
-				name, file = value[:i], value[i+1:]
-				break
-			}
-		}
+		name, file, _ := strings.Cut(value, "=")
 		switch {
 		case name != "local" && name != "aws":
 			return nil, fmt.Errorf("--provider %s: there is local, and aws=CONFIG.yaml", value)

@@ -5,19 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/uuid"
-
-	batchv1 "k8s.io/api/batch/v1"
-
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
-	"github.com/nightshift-batch/nightshift/orchestrator/event"
-	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
-	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
-	"github.com/nightshift-batch/nightshift/telemetry"
 )
 
 // flushWithin bounds how long the end waits for a trace collector.
@@ -29,8 +21,6 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 	plane, err := openControlPlane(ctx, settings, logger)
 	if err == nil {
 		err = work(plane)
-	} else if errors.Is(err, etcd.ErrInUse) {
-		err = fmt.Errorf("%w; another nightshift works there, or give another --data-dir", err)
 	}
 	if closeErr := plane.close(); closeErr != nil && err == nil {
 		err = closeErr
@@ -38,12 +28,39 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 	return asExit(err)
 }
 
+// start runs the parts until close. One that ends earlier takes all down.
+func (c *controlPlane) start(parts map[string]func(context.Context) error) {
+	ctx, stop := context.WithCancelCause(context.Background())
+	c.running, c.stop = ctx, stop
+	for name, part := range parts {
+		c.parts.Go(func() {
+			err := part(ctx)
+			switch {
+			case err != nil:
+				err = fmt.Errorf("%s has failed: %w", name, err)
+			case ctx.Err() == nil:
+				err = fmt.Errorf("%s has ended", name)
+			default:
+				return
+			}
+			c.mu.Lock()
+			c.failed = errors.Join(c.failed, err)
+			c.mu.Unlock()
+			stop(err)
+		})
+	}
+}
+
 // close ends all parts in the reverse order of their beginning. It does not stop pods in good order: closeFleet does.
 func (c *controlPlane) close() error {
 	var errs []error
+	if c.api != nil {
+		c.api.Close()
+	}
 	if c.stop != nil {
 		c.stop(nil)
 		c.parts.Wait()
+		errs = append(errs, c.failure())
 	}
 	for _, client := range c.plugins {
 		errs = append(errs, client.Close())
@@ -82,47 +99,57 @@ func (c *controlPlane) closeFleet(reason string, tell func(string)) error {
 	})
 }
 
-// until waits for a condition, for the context, or for the control plane to break.
+// until waits for a condition, for the context, or for the control plane to break, and tells each line on the way.
 func (c *controlPlane) until(ctx context.Context, tell func(string), holds func(*engine.State) bool) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(c.running, func() { cancel(errors.New("the control plane has stopped")) })
-	defer stop()
-	err := c.tracker.until(ctx, tell, holds)
-	if failed := c.failure(); err != nil && failed != nil {
-		return failed
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.running, cancel)()
+	for {
+		done, seq := false, uint64(0)
+		c.view.Read(func(state *engine.State) { done, seq = holds(state), state.Seq })
+		for _, line := range c.narrator.take() {
+			tell(line)
+		}
+		if done {
+			return nil
+		}
+		if err := c.view.WaitFor(ctx, seq+1); err != nil {
+			if failed := c.failure(); failed != nil {
+				return failed
+			}
+			return err
+		}
 	}
-	return err
 }
 
-// create admits a Job and waits for policy's decision.
-func (c *controlPlane) create(ctx context.Context, wanted *batchv1.Job) (uid string, err error) {
-	admitted, errs := manifest.Admit(wanted, manifest.Options{UID: uuid.NewUUID(), Created: metav1.Now(), Images: c.settings.images})
-	if len(errs) > 0 {
-		return "", usage(manifest.Invalid(wanted.Name, errs))
-	}
-	digest, err := manifest.Digest(admitted)
-	if err != nil {
-		return "", usage(err)
-	}
-	_, err = c.desk.Create(ctx, engine.CreateJob{Job: admitted, Digest: digest, ReplaceEnded: true})
-	return string(admitted.UID), err
-}
-
-// keepReport puts what a Job came to into the archive, where it stays when a Job of the same name follows.
-func (c *controlPlane) keepReport(owner *engine.Job) error {
-	name := fmt.Sprintf("jobs/%s/%s/%s", owner.Namespace, owner.Object.Name, owner.UID)
-	if err := c.archive.PutDocument(context.Background(), name, reportOf(owner)); err != nil {
-		return fmt.Errorf("keep the report of Job %s: %w", owner.Object.Name, err)
-	}
-	return nil
-}
-
-// telemetryFollower feeds the traces.
-type telemetryFollower struct{ telemetry *telemetry.Telemetry }
-
-func (f telemetryFollower) Observe(first uint64, facts []*event.Fact) {
-	for i, fact := range facts {
-		f.telemetry.Observe(first+uint64(i), fact)
+// keepReports puts what each Job came to into the archive, where it stays when a Job of the same name follows. Once more at the end,
+// so that nothing that came last is left out.
+func (c *controlPlane) keepReports(ctx context.Context) error {
+	kept := make(map[string]bool)
+	for {
+		var seq uint64
+		var ended []report
+		c.view.Read(func(state *engine.State) {
+			seq = state.Seq
+			for uid, owner := range state.Jobs {
+				if owner.Receipt != nil && !kept[uid] {
+					ended = append(ended, reportOf(owner))
+				}
+			}
+			maps.DeleteFunc(kept, func(uid string, _ bool) bool { return state.Jobs[uid] == nil })
+		})
+		for _, each := range ended {
+			name := fmt.Sprintf("jobs/%s/%s/%s", each.Namespace, each.Name, each.UID)
+			if err := c.archive.PutDocument(context.WithoutCancel(ctx), name, each); err != nil {
+				return fmt.Errorf("keep the report of Job %s: %w", each.Name, err)
+			}
+			kept[each.UID] = true
+		}
+		if ctx.Err() != nil && len(ended) == 0 {
+			return nil
+		}
+		if err := c.view.WaitFor(ctx, seq+1); err != nil && ctx.Err() == nil {
+			return err
+		}
 	}
 }

@@ -5,15 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
 
-	"github.com/nightshift-batch/nightshift/orchestrator/admission"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
@@ -71,6 +77,10 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	settings, err := options.resolve()
 	if err != nil {
 		return err
+	}
+	// The API holds it against the same rules; here nothing has been started yet.
+	if _, errs := manifest.Admit(wanted, manifest.Options{UID: uuid.NewUUID(), Images: settings.images}); len(errs) > 0 {
+		return usage(manifest.Invalid(wanted.Name, errs))
 	}
 	// The first signal ends the run in good order; a second one ends the program.
 	ctx, stopSignals := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
@@ -163,8 +173,8 @@ func (s *runSession) toTheEnd(ctx context.Context, stopSignals func(), wanted *b
 		return nil, asExit(err)
 	}
 	var owner engine.Job
-	s.plane.tracker.look(func(state *engine.State) { owner = *state.Jobs[uid] })
-	return &owner, s.plane.keepReport(&owner)
+	s.plane.view.Read(func(state *engine.State) { owner = *state.Jobs[uid] })
+	return &owner, nil
 }
 
 // submit resumes the unfinished Job of the same name and spec, or creates it.
@@ -174,33 +184,61 @@ func (s *runSession) submit(ctx context.Context, wanted *batchv1.Job) (uid strin
 		return "", usage(err)
 	}
 	var unfinished, same bool
-	s.plane.tracker.look(func(state *engine.State) {
+	s.plane.view.Read(func(state *engine.State) {
 		if owner, ok := state.JobOf(wanted.Namespace, wanted.Name); ok {
 			// Ended without a receipt: a crash came in between, and the rest is done now.
 			unfinished, same, uid = !owner.Ended() || owner.Receipt == nil, owner.Digest == digest, owner.UID
 		}
 	})
+	s.plane.narrator.goLive()
 	switch {
 	case unfinished && !same:
 		return "", usage(fmt.Errorf("the data directory %s holds an unfinished Job %q of another spec; "+
 			"run that one to its end, or give another --data-dir", s.settings.dataDir, wanted.Name))
 	case unfinished:
-		s.plane.tracker.goLive()
 		s.tell(fmt.Sprintf("job %s goes on, uid %s", wanted.Name, uid))
 		return uid, nil
 	}
-	s.plane.tracker.goLive()
-	return s.plane.create(ctx, wanted)
+	return s.create(ctx, wanted)
+}
+
+// create puts the Job through the API of this process, as kubectl would.
+func (s *runSession) create(ctx context.Context, wanted *batchv1.Job) (uid string, err error) {
+	client, err := s.plane.client(whoRuns())
+	if err != nil {
+		return "", err
+	}
+	// Policy decides by prices: the Job would wait for them, and the API's clients do not wait for long.
+	if err := s.plane.until(ctx, s.tell, func(state *engine.State) bool { return len(state.Offers) > 0 }); err != nil {
+		return "", err
+	}
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: wanted.Namespace}}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		return "", err
+	}
+	created, err := client.BatchV1().Jobs(wanted.Namespace).Create(ctx, wanted, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+	if err != nil {
+		return "", err
+	}
+	return string(created.UID), nil
+}
+
+// whoRuns names the user for the record.
+func whoRuns() string {
+	if who, err := user.Current(); err == nil {
+		return who.Username
+	}
+	return "uid " + strconv.Itoa(os.Getuid())
 }
 
 // asExit gives an error its exit status: what the user asked for and cannot have is wrong usage, the rest is the machinery's.
 func asExit(err error) error {
-	var denied *admission.DeniedError
 	var exit *exitError
+	var refused apierrors.APIStatus
 	switch {
 	case err == nil, errors.As(err, &exit):
 		return err
-	case errors.As(err, &denied):
+	case errors.As(err, &refused) && refused.Status().Code >= http.StatusBadRequest && refused.Status().Code < http.StatusInternalServerError:
 		return usage(err)
 	}
 	return &exitError{exitMachinery, err}

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/signal"
 	"slices"
+	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -42,7 +45,7 @@ func serve(ctx context.Context, options *options, listen string, stderr io.Write
 	if err != nil {
 		return err
 	}
-	if err := checkListen(listen, settings.providers); err != nil {
+	if err := checkListen(listen, settings); err != nil {
 		return usage(err)
 	}
 	ctx, stopSignals := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
@@ -52,20 +55,75 @@ func serve(ctx context.Context, options *options, listen string, stderr io.Write
 	})
 }
 
-// checkListen holds the address against what the providers allow.
-func checkListen(listen string, chosen []providerChoice) error {
+// checkListen holds the address against what the providers allow, and takes from it by which names clients come.
+func checkListen(listen string, settings *resolved) error {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", listen, err)
 	}
-	local := slices.ContainsFunc(chosen, func(choice providerChoice) bool { return choice.name == "local" })
-	if ip := net.ParseIP(host); local && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return fmt.Errorf("--listen %s: with --provider local pods are processes of this machine, so the API listens on a loopback address alone", listen)
+	local := slices.ContainsFunc(settings.providers, func(choice providerChoice) bool { return choice.name == "local" })
+	if local && !isLoopback(host) {
+		return fmt.Errorf("--listen %s: with --provider local pods are processes of this machine, so the API listens on a loopback address alone, as 127.0.0.1:6443", listen)
 	}
-	return nil
+	if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+		settings.hosts = []string{host}
+		return nil
+	}
+	settings.hosts, err = machineHosts()
+	return err
 }
 
-// serveAPI waits for the end.
+// machineHosts are the names and addresses by which others may know this machine.
+func machineHosts() ([]string, error) {
+	var hosts []string
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list this machine's addresses for the API's certificate: %w", err)
+	}
+	for _, address := range addresses {
+		if network, ok := address.(*net.IPNet); ok && network.IP.IsGlobalUnicast() {
+			hosts = append(hosts, network.IP.String())
+		}
+	}
+	return hosts, nil
+}
+
+// serveAPI serves until a signal comes or a part fails, and then stops what runs in good order.
 func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen string, stderr io.Writer) error {
-	return &exitError{exitMachinery, fmt.Errorf("serve does not listen on %s yet", listen)}
+	listener, err := net.Listen("tcp", listen)
+	if err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	serving, stopServing := context.WithCancel(c.running)
+	defer stopServing()
+	ended := make(chan error, 1)
+	go func() { ended <- c.api.Serve(serving, listener) }()
+	kubeconfig := c.path("admin.kubeconfig")
+	if err := c.api.WriteKubeconfig(kubeconfig, reachable(listener.Addr())); err != nil {
+		stopServing()
+		return errors.Join(err, <-ended)
+	}
+	fmt.Fprintf(stderr, "nightshift: the API is served on https://%s\nnightshift: kubectl --kubeconfig %s get jobs\n", listener.Addr(), kubeconfig)
+	select {
+	case <-ctx.Done():
+		stopSignals()
+		fmt.Fprintln(stderr, "nightshift: stopping: pods are stopped gracefully and go on at the next start; a second signal ends at once")
+		stopServing()
+		return errors.Join(<-ended, c.closeFleet("serve is stopping", func(string) {}))
+	case err := <-ended:
+		// A part that failed has taken the API down.
+		return errors.Join(err, c.failure())
+	}
+}
+
+// reachable is where a client on this machine reaches a listener.
+func reachable(address net.Addr) string {
+	tcp, ok := address.(*net.TCPAddr)
+	if !ok || !tcp.IP.IsUnspecified() {
+		return address.String()
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(tcp.Port))
 }

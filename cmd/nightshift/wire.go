@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/admission"
@@ -24,8 +26,11 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
+	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
+	"github.com/nightshift-batch/nightshift/policy"
 	"github.com/nightshift-batch/nightshift/policy/opa"
 	"github.com/nightshift-batch/nightshift/providers"
 	"github.com/nightshift-batch/nightshift/providers/local"
@@ -42,11 +47,14 @@ type controlPlane struct {
 	archive   *archive.Archive
 	authority *pki.Authority
 	telemetry *telemetry.Telemetry
+	decider   policy.Decider
 	plugins   []*plugin.Client
-	tracker   *tracker
+	narrator  *narrator
+	view      *view.View
 	writer    *writer.Writer
 	desk      *admission.Desk
 	fleet     *fleet.Fleet
+	api       *kubeapi.Server
 
 	// running ends with stop, or when a part ends by itself; failed says which.
 	running context.Context
@@ -58,7 +66,7 @@ type controlPlane struct {
 
 // openControlPlane joins the parts on a data directory, reads the log and starts deciding. Close must follow, also after an error.
 func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logger) (*controlPlane, error) {
-	c := &controlPlane{settings: settings, logger: logger, tracker: newTracker()}
+	c := &controlPlane{settings: settings, logger: logger}
 	for _, step := range []struct {
 		what string
 		do   func(context.Context) error
@@ -68,13 +76,19 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
 		{"prepare telemetry", c.openTelemetry},
+		{"read the policy", c.openPolicy},
 		{"start the providers", c.openProviders},
-		{"begin deciding", c.begin},
+		{"read the log", c.openWriter},
+		{"prepare the fleet", c.openFleet},
+		{"prepare the API", c.openAPI},
 	} {
 		if err := step.do(ctx); err != nil {
 			return c, fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
+	c.start(map[string]func(context.Context) error{
+		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
+	})
 	return c, nil
 }
 
@@ -84,6 +98,9 @@ func (c *controlPlane) path(parts ...string) string {
 
 func (c *controlPlane) openJournal(ctx context.Context) (err error) {
 	c.journal, err = etcd.Open(ctx, etcd.Options{Dir: c.path("journal"), Logger: c.logger})
+	if errors.Is(err, etcd.ErrInUse) {
+		err = fmt.Errorf("%w; another nightshift works there: wait for it, or give another --data-dir", err)
+	}
 	return err
 }
 
@@ -98,10 +115,19 @@ func (c *controlPlane) openAuthority(context.Context) (err error) {
 }
 
 func (c *controlPlane) openTelemetry(ctx context.Context) (err error) {
+	c.narrator = &narrator{}
 	c.telemetry, err = telemetry.New(ctx, telemetry.Options{
-		TraceFile: c.settings.traceFile, ServiceVersion: version, Cursor: telemetry.CursorDir(c.path("telemetry")), Costs: c.tracker, Logger: c.logger,
+		TraceFile: c.settings.traceFile, ServiceVersion: version, Cursor: telemetry.CursorDir(c.path("telemetry")), Costs: c.narrator, Logger: c.logger,
 	})
+	c.narrator.spans = c.telemetry
 	return err
+}
+
+func (c *controlPlane) openPolicy(ctx context.Context) (err error) {
+	if c.decider, err = opa.New(ctx, opa.Options{PolicyDataFile: c.settings.policyData}); err != nil {
+		return usage(err)
+	}
+	return nil
 }
 
 // openProviders starts each provider as a plugin process.
@@ -186,60 +212,62 @@ func machineMemory() int64 {
 	return int64(info.Totalram) * int64(info.Unit)
 }
 
-// begin reads the log and starts all that works on it.
-func (c *controlPlane) begin(ctx context.Context) error {
-	decider, err := opa.New(ctx, opa.Options{PolicyDataFile: c.settings.policyData})
-	if err != nil {
-		return usage(err)
-	}
+// openWriter becomes the writer of the log and reads it.
+func (c *controlPlane) openWriter(ctx context.Context) (err error) {
 	seed := make([]byte, 16)
 	if _, err := rand.Read(seed); err != nil {
 		return fmt.Errorf("draw the log's seed: %w", err)
 	}
-	c.desk = admission.New(decider, submitter{c}, c.archive, c.logger)
+	c.view = view.New(view.Options{Each: c.narrator.each})
+	c.desk = admission.New(c.decider, submitter{c}, c.archive, c.logger)
 	c.writer, err = writer.Open(ctx, writer.Config{
 		Journal: c.journal, Now: time.Now, Seed: seed, Logger: c.logger,
-		Followers: []writer.Follower{c.tracker, c.desk, telemetryFollower{c.telemetry}},
+		Followers: []writer.Follower{c.view, c.desk},
 		Want:      func(effects engine.Effects) { c.desk.Want(effects); c.fleet.Want(effects) },
 	})
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+func (c *controlPlane) openFleet(context.Context) error {
 	lent := make(map[string]providers.Provider)
 	for i, choice := range c.settings.providers {
 		lent[choice.name] = c.plugins[i]
+		if interrupter, can := c.plugins[i].Interrupter(); can {
+			lent[choice.name] = interruptible{c.plugins[i], interrupter}
+		}
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", c.settings.agentsListen)
 	if err != nil {
 		return fmt.Errorf("listen for agents: %w", err)
 	}
 	c.fleet, err = fleet.New(fleet.Config{
 		Submit: c.writer, Providers: lent, Authority: c.authority, Logs: logSink{c.archive}, Owner: hex.EncodeToString(c.writer.Seed()),
-		Listener: listener, Images: c.resolveImages, EvictEvery: c.settings.evictEvery, EvictNotice: evictNotice, Pods: c.tracker, Logger: c.logger,
+		Listener: listener, AgentAddress: c.settings.agentsAddress, Images: c.resolveImages,
+		EvictEvery: c.settings.evictEvery, EvictNotice: evictNotice, Pods: podLookup{c.view}, Logger: c.logger,
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, listener.Close())
 	}
-	c.start()
 	return nil
 }
 
-// start runs the parts until close.
-func (c *controlPlane) start() {
-	ctx, stop := context.WithCancelCause(context.Background())
-	c.running, c.stop = ctx, stop
-	for name, part := range map[string]func(context.Context) error{"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run} {
-		c.parts.Go(func() {
-			err := part(ctx)
-			if ctx.Err() == nil {
-				err = fmt.Errorf("%s has ended: %w", name, err)
-				c.mu.Lock()
-				c.failed = errors.Join(c.failed, err)
-				c.mu.Unlock()
-				stop(err)
-			}
-		})
-	}
+func (c *controlPlane) openAPI(context.Context) (err error) {
+	c.api, err = kubeapi.New(kubeapi.Config{
+		View: c.view, Submitter: c.writer, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
+		Images: c.settings.images, Hosts: c.settings.hosts, Logger: c.logger,
+	})
+	return err
+}
+
+// client asks the API in this process. A Job that it creates takes the place of one of the same name that has ended.
+func (c *controlPlane) client(user string) (kubernetes.Interface, error) {
+	return c.api.Client(kubeapi.Identity{User: user, Groups: []string{kubeapi.AdminGroup}, ReplaceEnded: true})
+}
+
+// interruptible is a provider in a plugin that can take instances back on request.
+type interruptible struct {
+	providers.Provider
+	providers.Interrupter
 }
 
 // submitter lets parts that are made before the writer submit to it.
@@ -254,6 +282,41 @@ type logSink struct{ archive *archive.Archive }
 
 func (s logSink) AppendLog(ctx context.Context, run fleet.LogRun, offset int64, data []byte, end bool) error {
 	return s.archive.AppendLog(ctx, archive.LogRun(run), offset, data, end)
+}
+
+// logSource reads from the archive for the API.
+type logSource struct{ archive *archive.Archive }
+
+func (s logSource) OpenLog(ctx context.Context, run kubeapi.LogRun, options kubeapi.LogOptions) (io.ReadCloser, error) {
+	log, err := s.archive.OpenLog(ctx, archive.LogRun(run), archive.LogOptions(options))
+	if errors.Is(err, archive.ErrNoLog) {
+		return nil, kubeapi.ErrNoLog
+	}
+	return log, err
+}
+
+// jobCreator is the desk with its denials in the API's words.
+type jobCreator struct{ desk *admission.Desk }
+
+func (j jobCreator) Create(ctx context.Context, command engine.CreateJob) (uint64, error) {
+	seq, err := j.desk.Create(ctx, command)
+	var denied *admission.DeniedError
+	if errors.As(err, &denied) {
+		err = &kubeapi.DeniedError{Reasons: denied.Reasons}
+	}
+	return seq, err
+}
+
+// podLookup finds pods in the view for the fleet.
+type podLookup struct{ view *view.View }
+
+func (l podLookup) PodOwner(podUID string) (node, tenant, jobUID string, ok bool) {
+	l.view.Read(func(state *engine.State) {
+		if pod, found := state.Pods[podUID]; found {
+			node, tenant, jobUID, ok = pod.Node, pod.Namespace, pod.JobUID, true
+		}
+	})
+	return node, tenant, jobUID, ok
 }
 
 // resolveImages gives containers that name no command the executable that --image names.

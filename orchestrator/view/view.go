@@ -46,6 +46,10 @@ type Options struct {
 	Window int
 	// MaxEvents is how many Events are kept; 0 is DefaultMaxEvents.
 	MaxEvents int
+	// Each, if not nil, is told each fact in order, with its number and the state that holds right after it: what is made of
+	// facts elsewhere (traces, progress) needs no state of its own. It is called within Observe, must not call the View, and
+	// neither keeps nor changes the state.
+	Each func(seq uint64, fact *event.Fact, state *engine.State)
 }
 
 // Bounds where Options give none.
@@ -57,6 +61,7 @@ const (
 // View is the read model. New makes one; it is empty until facts are observed.
 type View struct {
 	maxEvents int
+	each      func(seq uint64, fact *event.Fact, state *engine.State)
 
 	mu      sync.RWMutex
 	state   *engine.State
@@ -86,8 +91,11 @@ func New(options Options) *View {
 	if options.MaxEvents <= 0 {
 		options.MaxEvents = DefaultMaxEvents
 	}
+	if options.Each == nil {
+		options.Each = func(uint64, *event.Fact, *engine.State) {}
+	}
 	v := &View{
-		maxEvents: options.MaxEvents, state: engine.NewState(), changed: make(chan struct{}),
+		maxEvents: options.MaxEvents, each: options.Each, state: engine.NewState(), changed: make(chan struct{}),
 		tables: make(map[Resource]map[string]*Record), windows: make(map[Resource]*window),
 	}
 	for _, resource := range resources {
@@ -108,6 +116,7 @@ func (v *View) Observe(first uint64, facts []*event.Fact) {
 	b := newBatch(v)
 	for _, fact := range facts {
 		b.apply(fact)
+		v.each(v.state.Seq, fact, v.state)
 	}
 	b.publish()
 	close(v.changed)
