@@ -140,12 +140,15 @@ func (m *machine) waitExit() int {
 // eventually polls what other processes do, of which nothing signals.
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.After(30 * time.Second)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
 	for !holds() {
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-deadline:
 			t.Fatalf("waited too long for %s", what)
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 }
 

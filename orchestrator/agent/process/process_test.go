@@ -436,12 +436,15 @@ func TestASlowReaderHoldsThePodBackAndNothingIsLost(t *testing.T) {
 	pod.Spec.Containers[0].WorkingDir = dir
 	running := newRuntime(t).Start(attempt.Attempt{UID: "u", Pod: pod}, r)
 	// A full pipe is the sign that the pod is held back; only the kernel knows.
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.After(20 * time.Second)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
 	for !pipeIsFull(t) {
-		if time.Now().After(deadline) {
+		select {
+		case <-again.C:
+		case <-deadline:
 			t.Fatal("the pipe never filled")
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "finished")); err == nil {
 		t.Error("the pod ran to its end though nobody took its output")

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// retryScan is the pause after a look at /proc that failed, as for want of file descriptors.
+// retryScan is the pause after a look at /proc that failed, as for want of file descriptors: nothing tells when it would succeed.
 const retryScan = 100 * time.Millisecond
 
 // Adopt makes this process the reaper of its descendants: those whose parents end become its children instead of init's, so
@@ -37,7 +37,7 @@ func KillDescendants(warn func(error)) {
 		found, err := Descendants(os.Getpid())
 		if err != nil {
 			warn(err)
-			time.Sleep(retryScan)
+			<-time.After(retryScan)
 			continue
 		}
 		for _, p := range found {

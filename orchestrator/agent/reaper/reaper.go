@@ -231,7 +231,7 @@ func (c *Child) Sweep() {
 		strays, err := c.reaper.killStrays(c.mark)
 		if err != nil {
 			c.reaper.warn(err)
-			time.Sleep(retryScan)
+			<-time.After(retryScan)
 			continue
 		}
 		if len(strays) == 0 {
