@@ -29,10 +29,12 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 }
 
 // start runs the parts until close. One that ends earlier takes all down.
-func (c *controlPlane) start(parts map[string]func(context.Context) error) {
+func (c *controlPlane) start() {
 	ctx, stop := context.WithCancelCause(context.Background())
 	c.running, c.stop = ctx, stop
-	for name, part := range parts {
+	for name, part := range map[string]func(context.Context) error{
+		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
+	} {
 		c.parts.Go(func() {
 			err := part(ctx)
 			switch {

@@ -152,7 +152,17 @@ type runSession struct {
 
 // toTheEnd submits or resumes the Job and waits until it has ended, its receipt is written and all nodes are given back.
 func (s *runSession) toTheEnd(ctx context.Context, stopSignals func(), wanted *batchv1.Job) (*engine.Job, error) {
-	uid, err := s.submit(ctx, wanted)
+	uid, err := s.unfinished(wanted)
+	if err != nil {
+		return nil, err
+	}
+	s.plane.narrator.goLive()
+	s.plane.start()
+	if uid == "" {
+		uid, err = s.create(ctx, wanted)
+	} else {
+		s.tell(fmt.Sprintf("job %s goes on, uid %s", wanted.Name, uid))
+	}
 	if err == nil {
 		err = s.plane.until(ctx, s.tell, func(state *engine.State) bool { return state.Jobs[uid].Receipt != nil })
 	}
@@ -177,29 +187,26 @@ func (s *runSession) toTheEnd(ctx context.Context, stopSignals func(), wanted *b
 	return &owner, nil
 }
 
-// submit resumes the unfinished Job of the same name and spec, or creates it.
-func (s *runSession) submit(ctx context.Context, wanted *batchv1.Job) (uid string, err error) {
+// unfinished finds the unfinished Job of the same name and spec in the data directory, empty if there is none. One of another spec is
+// the user's to decide about; nothing has been started then.
+func (s *runSession) unfinished(wanted *batchv1.Job) (uid string, err error) {
 	digest, err := manifest.Digest(wanted)
 	if err != nil {
 		return "", usage(err)
 	}
-	var unfinished, same bool
 	s.plane.view.Read(func(state *engine.State) {
-		if owner, ok := state.JobOf(wanted.Namespace, wanted.Name); ok {
-			// Ended without a receipt: a crash came in between, and the rest is done now.
-			unfinished, same, uid = !owner.Ended() || owner.Receipt == nil, owner.Digest == digest, owner.UID
+		owner, ok := state.JobOf(wanted.Namespace, wanted.Name)
+		switch {
+		// One that has ended without a receipt was left by a crash, and the rest is done now.
+		case !ok || (owner.Ended() && owner.Receipt != nil):
+		case owner.Digest == digest:
+			uid = owner.UID
+		default:
+			err = usage(fmt.Errorf("the data directory %s holds an unfinished Job %q of another spec; "+
+				"run that one to its end, or give another --data-dir", s.settings.dataDir, wanted.Name))
 		}
 	})
-	s.plane.narrator.goLive()
-	switch {
-	case unfinished && !same:
-		return "", usage(fmt.Errorf("the data directory %s holds an unfinished Job %q of another spec; "+
-			"run that one to its end, or give another --data-dir", s.settings.dataDir, wanted.Name))
-	case unfinished:
-		s.tell(fmt.Sprintf("job %s goes on, uid %s", wanted.Name, uid))
-		return uid, nil
-	}
-	return s.create(ctx, wanted)
+	return uid, err
 }
 
 // create puts the Job through the API of this process, as kubectl would.

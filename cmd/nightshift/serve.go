@@ -97,6 +97,7 @@ func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen 
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
 	}
+	c.start()
 	serving, stopServing := context.WithCancel(c.running)
 	defer stopServing()
 	ended := make(chan error, 1)

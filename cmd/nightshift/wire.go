@@ -64,8 +64,10 @@ type controlPlane struct {
 	failed  error
 }
 
-// openControlPlane joins the parts on a data directory, reads the log and starts deciding. Close must follow, also after an error.
+// openControlPlane joins the parts on a data directory and reads the log. Nothing is carried out before start. Close must follow, also
+// after an error.
 func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logger) (*controlPlane, error) {
+	kubeapi.LogTo(logger)
 	c := &controlPlane{settings: settings, logger: logger}
 	for _, step := range []struct {
 		what string
@@ -86,9 +88,6 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 			return c, fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
-	c.start(map[string]func(context.Context) error{
-		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
-	})
 	return c, nil
 }
 

@@ -68,11 +68,7 @@ func (d *draft) settleJobs() {
 		case !owner.DeletionRequested.IsZero():
 			d.stopAll(owner, "JobDeleted", "its Job was deleted")
 		case d.state.Closed != "":
-			for _, uid := range owner.LivePods {
-				if pod := d.state.Pods[uid]; pod.Node == "" {
-					d.stopPod(pod, "FleetClosed", d.state.Closed, true, 0)
-				}
-			}
+			// Pods that have no node yet have nothing to lose: they wait for the next start.
 		case d.state.runs(owner):
 			d.advance(owner)
 		}
