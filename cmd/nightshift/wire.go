@@ -149,7 +149,10 @@ func (c *controlPlane) openProviders(ctx context.Context) error {
 			return usage(fmt.Errorf("provider %s: %w", choice.name, err))
 		}
 		client, err := plugin.Open(ctx, config)
-		if err != nil {
+		switch {
+		case providers.KindOf(err) == providers.KindBadConfig:
+			return usage(fmt.Errorf("provider %s: %w", choice.name, err))
+		case err != nil:
 			return fmt.Errorf("provider %s: %w", choice.name, err)
 		}
 		c.plugins = append(c.plugins, client)

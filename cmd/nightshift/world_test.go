@@ -336,12 +336,11 @@ func (w *world) podLogs(dataDir, namespace, jobUID string) map[string]string {
 	return logs
 }
 
-// reports reads the example's output, by file name.
-func (w *world) reports(dir string) map[string]string {
-	w.t.Helper()
+// readReports reads the example's output, by file name.
+func readReports(dir string) (map[string]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		w.t.Fatal(err)
+		return nil, err
 	}
 	reports := make(map[string]string)
 	for _, entry := range entries {
@@ -350,9 +349,9 @@ func (w *world) reports(dir string) map[string]string {
 		}
 		text, err := os.ReadFile(filepath.Join(dir, entry.Name()))
 		if err != nil {
-			w.t.Fatal(err)
+			return nil, err
 		}
 		reports[entry.Name()] = string(text)
 	}
-	return reports
+	return reports, nil
 }
