@@ -2,6 +2,7 @@ package main
 
 import (
 	"sync"
+	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
@@ -15,10 +16,53 @@ type narrator struct {
 	// state is that after the fact which is being told, nil between two.
 	state *engine.State
 
-	mu sync.Mutex
-	// live says whether lines are made; what happened before is history.
-	live  bool
-	lines []string
+	mu        sync.Mutex
+	listeners map[*listener]bool
+}
+
+func newNarrator() *narrator { return &narrator{listeners: make(map[*listener]bool)} }
+
+// told is one change in words.
+type told struct {
+	at   time.Time
+	text string
+	// trouble is what a person wants to see also where they are shown counts alone.
+	trouble bool
+}
+
+// listener collects what is told about some Jobs, and about nodes.
+type listener struct {
+	jobs map[engine.Name]bool
+
+	mu   sync.Mutex
+	told []told
+}
+
+// tellTo shows what was told since it was last called.
+func (l *listener) tellTo(show display) {
+	l.mu.Lock()
+	all := l.told
+	l.told = nil
+	l.mu.Unlock()
+	for _, change := range all {
+		show.tell(change)
+	}
+}
+
+// listen begins to collect for the Jobs of these names, until leave is called.
+func (n *narrator) listen(jobs ...engine.Name) (l *listener, leave func()) {
+	l = &listener{jobs: make(map[engine.Name]bool)}
+	for _, name := range jobs {
+		l.jobs[name] = true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners[l] = true
+	return l, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.listeners, l)
+	}
 }
 
 // each is the view's hook.
@@ -28,12 +72,41 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 	n.state = nil
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.live {
+	if len(n.listeners) == 0 {
 		return
 	}
-	if line := describe(state, fact); line != "" {
-		n.lines = append(n.lines, fact.At().Local().Format("15:04:05 ")+line)
+	line := told{at: fact.At(), text: describe(state, fact), trouble: isTrouble(fact)}
+	if line.text == "" {
+		return
 	}
+	about, isJob := jobOf(state, fact)
+	for l := range n.listeners {
+		if !isJob || l.jobs[about] {
+			l.mu.Lock()
+			l.told = append(l.told, line)
+			l.mu.Unlock()
+		}
+	}
+}
+
+// jobOf names the Job that a fact is about, its own or that of its pod; false for facts about nodes and the whole.
+func jobOf(state *engine.State, fact *event.Fact) (engine.Name, bool) {
+	message := fact.ProtoReflect()
+	body := message.Get(message.WhichOneof(message.Descriptor().Oneofs().ByName("body"))).Message().Interface()
+	uid := ""
+	if of, ok := body.(interface{ GetJobUid() string }); ok {
+		uid = of.GetJobUid()
+	} else if of, ok := body.(interface{ GetUid() string }); ok {
+		uid = of.GetUid()
+	}
+	if pod, ok := state.Pods[uid]; ok {
+		uid = pod.JobUID
+	}
+	owner, ok := state.Jobs[uid]
+	if !ok {
+		return engine.Name{}, false
+	}
+	return engine.Name{Namespace: owner.Namespace, Name: owner.Object.Name}, true
 }
 
 // CostOf implements telemetry.Costs: what an attempt has cost, in micro-dollars.
@@ -43,20 +116,4 @@ func (n *narrator) CostOf(podUID string) (micros int64, known bool) {
 		return 0, false
 	}
 	return pod.Charge.Paid.Micros(), true
-}
-
-// goLive makes a line of each change from here on.
-func (n *narrator) goLive() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.live = true
-}
-
-// take returns the lines since it was last called.
-func (n *narrator) take() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	lines := n.lines
-	n.lines = nil
-	return lines
 }

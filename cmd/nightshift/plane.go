@@ -92,26 +92,27 @@ func (c *controlPlane) failure() error {
 }
 
 // closeFleet stops all pods in good order and waits until every instance is given back.
-func (c *controlPlane) closeFleet(reason string, tell func(string)) error {
+func (c *controlPlane) closeFleet(reason string, show display) error {
+	heard, leave := c.narrator.listen()
+	defer leave()
 	if _, err := c.writer.Submit(context.Background(), engine.CloseFleet{Reason: reason}); err != nil {
 		return errors.Join(c.failure(), err)
 	}
-	return c.until(context.Background(), tell, func(state *engine.State) bool {
+	return c.until(context.Background(), func(state *engine.State) bool {
 		return len(state.Nodes) == 0 && len(state.Launches) == 0
-	})
+	}, func() { heard.tellTo(show) })
 }
 
-// until waits for a condition, for the context, or for the control plane to break, and tells each line on the way.
-func (c *controlPlane) until(ctx context.Context, tell func(string), holds func(*engine.State) bool) error {
+// until waits for a condition, which is looked at after each change, for the context, or for the control plane to break. Meanwhile is
+// called after each look; unlike the look it may take its time.
+func (c *controlPlane) until(ctx context.Context, holds func(*engine.State) bool, meanwhile func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.running, cancel)()
 	for {
 		done, seq := false, uint64(0)
 		c.view.Read(func(state *engine.State) { done, seq = holds(state), state.Seq })
-		for _, line := range c.narrator.take() {
-			tell(line)
-		}
+		meanwhile()
 		if done {
 			return nil
 		}

@@ -65,10 +65,18 @@ func reportOf(owner *engine.Job) report {
 	return ended
 }
 
-func (r report) writeJSON(out io.Writer) error {
+// writeReports writes the report of one Job, or those of several as {"jobs": [...]}.
+func writeReports(out io.Writer, ended []engine.Job) error {
+	reports := make([]report, len(ended))
+	for i := range ended {
+		reports[i] = reportOf(&ended[i])
+	}
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(r)
+	if len(reports) == 1 {
+		return encoder.Encode(reports[0])
+	}
+	return encoder.Encode(map[string][]report{"jobs": reports})
 }
 
 // summarize writes what a person wants to know at the end.

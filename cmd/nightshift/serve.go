@@ -113,7 +113,7 @@ func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen 
 		stopSignals()
 		fmt.Fprintln(stderr, "nightshift: stopping: pods are stopped gracefully and go on at the next start; a second signal ends at once")
 		stopServing()
-		return errors.Join(<-ended, c.closeFleet("serve is stopping", func(string) {}))
+		return errors.Join(<-ended, c.closeFleet("serve is stopping", &lines{out: io.Discard}))
 	case err := <-ended:
 		// A part that failed has taken the API down.
 		return errors.Join(err, c.failure())

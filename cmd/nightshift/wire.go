@@ -114,7 +114,7 @@ func (c *controlPlane) openAuthority(context.Context) (err error) {
 }
 
 func (c *controlPlane) openTelemetry(ctx context.Context) (err error) {
-	c.narrator = &narrator{}
+	c.narrator = newNarrator()
 	c.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		TraceFile: c.settings.traceFile, ServiceVersion: version, Cursor: telemetry.CursorDir(c.path("telemetry")), Costs: c.narrator, Logger: c.logger,
 	})
@@ -295,6 +295,13 @@ func (s logSource) OpenLog(ctx context.Context, run kubeapi.LogRun, options kube
 		return nil, kubeapi.ErrNoLog
 	}
 	return log, err
+}
+
+// openLog follows one run of a container.
+func (c *controlPlane) openLog(ctx context.Context, namespace, jobUID string, run followedRun) (io.ReadCloser, error) {
+	return c.archive.OpenLog(ctx, archive.LogRun{
+		Tenant: namespace, JobUID: jobUID, PodUID: run.podUID, Container: run.container, Restart: run.restart,
+	}, archive.LogOptions{Follow: true})
 }
 
 // jobCreator is the desk with its denials in the API's words.
