@@ -163,8 +163,17 @@ type command struct {
 // start starts a program with the world's environment and directory.
 func (w *world) start(program string, args ...string) *command {
 	w.t.Helper()
+	return w.startReading("", program, args...)
+}
+
+// startReading starts a program that reads the text from its standard input.
+func (w *world) startReading(stdin, program string, args ...string) *command {
+	w.t.Helper()
 	c := &command{w: w, cmd: exec.Command(program, args...), stdout: newTranscript(), stderr: newTranscript(), ended: make(chan struct{})}
 	c.cmd.Dir, c.cmd.Env, c.cmd.Stdout, c.cmd.Stderr = w.dir, w.env, c.stdout, c.stderr
+	if stdin != "" {
+		c.cmd.Stdin = strings.NewReader(stdin)
+	}
 	// What a pod inherits must not keep Wait from seeing the end.
 	c.cmd.WaitDelay = outlive
 	if err := c.cmd.Start(); err != nil {
