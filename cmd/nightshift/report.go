@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path/filepath"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -43,6 +44,38 @@ type cost struct {
 	Currency string `json:"currency"`
 }
 
+// conclusion is all that is told of a Job that has ended: the report, and what people want to know beside it.
+type conclusion struct {
+	Report report `json:"report"`
+	// Completions wanted and Attempts made.
+	Completions int32 `json:"completions"`
+	Attempts    int64 `json:"attempts"`
+	// Took is from the start to the end.
+	Took time.Duration `json:"took"`
+	// EvictedMicros and IdleMicros are parts of what was paid, micro-dollars.
+	EvictedMicros int64 `json:"evictedMicros"`
+	IdleMicros    int64 `json:"idleMicros"`
+	// Saved is how much less was paid than on demand, in percent; negative if nothing was.
+	Saved int64 `json:"saved"`
+	// Logs is the directory of the pods' logs.
+	Logs string `json:"logs"`
+}
+
+// conclude tells of a Job that has ended and has its receipt. Its logs are in a folder of the data directory.
+func conclude(owner *engine.Job, dataDir string) conclusion {
+	at, _ := owner.Progress.Ended()
+	receipt := owner.Receipt
+	c := conclusion{
+		Report: reportOf(owner), Completions: owner.Spec.Completions, Attempts: receipt.GetAttempts(), Took: at.Sub(owner.Progress.Started),
+		EvictedMicros: receipt.GetEvictedMicros(), IdleMicros: receipt.GetIdleMicros(), Saved: -1,
+		Logs: filepath.Join(dataDir, "archive", "logs", owner.Namespace, owner.UID),
+	}
+	if paid, onDemand := receipt.GetCostMicros(), receipt.GetOnDemandMicros(); onDemand > 0 && paid <= onDemand {
+		c.Saved = (onDemand - paid) * 100 / onDemand
+	}
+	return c
+}
+
 // reportOf describes a Job that has ended and has its receipt.
 func reportOf(owner *engine.Job) report {
 	ended := report{
@@ -66,10 +99,10 @@ func reportOf(owner *engine.Job) report {
 }
 
 // writeReports writes the report of one Job, or those of several as {"jobs": [...]}.
-func writeReports(out io.Writer, ended []engine.Job) error {
+func writeReports(out io.Writer, ended []conclusion) error {
 	reports := make([]report, len(ended))
 	for i := range ended {
-		reports[i] = reportOf(&ended[i])
+		reports[i] = ended[i].Report
 	}
 	encoder := json.NewEncoder(out)
 	encoder.SetIndent("", "  ")
@@ -80,22 +113,18 @@ func writeReports(out io.Writer, ended []engine.Job) error {
 }
 
 // summarize writes what a person wants to know at the end.
-func summarize(out io.Writer, owner *engine.Job, logs string) {
-	ended := reportOf(owner)
-	at, _ := owner.Progress.Ended()
-	fmt.Fprintf(out, "\njob %s/%s %s after %s: %d of %d succeeded, %d failed, %d evicted, %d attempts in all\n", ended.Namespace, ended.Name,
-		ended.Status, at.Sub(owner.Progress.Started).Round(time.Millisecond), ended.Succeeded, owner.Spec.Completions, ended.Failed, ended.Evicted, len(owner.AllPods))
-	fmt.Fprintf(out, "reason:   %s (%s)\n", ended.Message, ended.Reason)
-	receipt := owner.Receipt
-	fmt.Fprintf(out, "receipt:  $%s paid, of it $%s for evicted work and $%s for idle nodes; on demand the same work costs $%s%s\n", ended.Cost.Spot,
-		spot.Dollars(receipt.GetEvictedMicros()), spot.Dollars(receipt.GetIdleMicros()), ended.Cost.OnDemand, saved(receipt.GetCostMicros(), receipt.GetOnDemandMicros()))
-	fmt.Fprintf(out, "trace:    %s\n", ended.TraceID)
-	fmt.Fprintf(out, "logs:     %s\n", logs)
-}
-
-func saved(paid, onDemand int64) string {
-	if onDemand <= 0 || paid > onDemand {
-		return ""
+func (c *conclusion) summarize(out io.Writer) error {
+	r := &c.Report
+	saved := ""
+	if c.Saved >= 0 {
+		saved = fmt.Sprintf(" (%d%% saved)", c.Saved)
 	}
-	return fmt.Sprintf(" (%d%% saved)", (onDemand-paid)*100/onDemand)
+	_, err := fmt.Fprintf(out, "\njob %s/%s %s after %s: %d of %d succeeded, %d failed, %d evicted, %d attempts in all\n"+
+		"reason:   %s (%s)\n"+
+		"receipt:  $%s paid, of it $%s for evicted work and $%s for idle nodes; on demand the same work costs $%s%s\n"+
+		"trace:    %s\n"+
+		"logs:     %s\n",
+		r.Namespace, r.Name, r.Status, c.Took.Round(time.Millisecond), r.Succeeded, c.Completions, r.Failed, r.Evicted, c.Attempts,
+		r.Message, r.Reason, r.Cost.Spot, spot.Dollars(c.EvictedMicros), spot.Dollars(c.IdleMicros), r.Cost.OnDemand, saved, r.TraceID, c.Logs)
+	return err
 }

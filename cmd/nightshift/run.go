@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
-	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
 
@@ -95,12 +93,12 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 		if err != nil {
 			return err
 		}
-		return plane.conclude(ended, options.output, stdout)
+		return writeResult(ended, options.output, stdout)
 	})
 }
 
 // runToTheEnd brings a session to its end and gives all nodes back.
-func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session) ([]engine.Job, error) {
+func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session) ([]conclusion, error) {
 	if err := s.find(); err != nil {
 		return nil, err
 	}
@@ -122,21 +120,21 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *s
 	return ended, asExit(err)
 }
 
-// conclude writes what the Jobs came to.
-func (c *controlPlane) conclude(ended []engine.Job, output string, stdout io.Writer) error {
+// writeResult writes what the Jobs came to; a *exitError says so if one has failed.
+func writeResult(ended []conclusion, output string, stdout io.Writer) error {
 	var err error
 	if output == "json" {
 		err = writeReports(stdout, ended)
 	} else {
 		for i := range ended {
-			summarize(stdout, &ended[i], c.logsOf(&ended[i]))
+			err = errors.Join(err, ended[i].summarize(stdout))
 		}
 	}
 	if err != nil {
 		return &exitError{exitMachinery, fmt.Errorf("write the result: %w", err)}
 	}
 	for i := range ended {
-		if ended[i].Progress.Has(batchv1.JobFailed) {
+		if ended[i].Report.Status == string(batchv1.JobFailed) {
 			return &exitError{status: exitFailed}
 		}
 	}
@@ -154,9 +152,4 @@ func asExit(err error) error {
 		return usage(err)
 	}
 	return &exitError{exitMachinery, err}
-}
-
-// logsOf is where the logs of a Job's pods are, each in a folder of its own.
-func (c *controlPlane) logsOf(owner *engine.Job) string {
-	return filepath.Join(c.settings.dataDir, "archive", "logs", owner.Namespace, owner.UID)
 }

@@ -57,7 +57,7 @@ func (s *session) find() (err error) {
 }
 
 // run creates what is not there yet and waits until all have ended and have their receipts. find comes before it.
-func (s *session) run(ctx context.Context) ([]engine.Job, error) {
+func (s *session) run(ctx context.Context) ([]conclusion, error) {
 	names := make([]engine.Name, len(s.jobs))
 	for i, wanted := range s.jobs {
 		names[i] = engine.Name{Namespace: wanted.Namespace, Name: wanted.Name}
@@ -69,7 +69,7 @@ func (s *session) run(ctx context.Context) ([]engine.Job, error) {
 	}
 	logs := s.startFollowing()
 	began := time.Now()
-	var ended []engine.Job
+	var ended []conclusion
 	var now tally
 	err := s.plane.until(ctx, func(state *engine.State) bool {
 		ended, now = ended[:0], tally{}
@@ -77,7 +77,7 @@ func (s *session) run(ctx context.Context) ([]engine.Job, error) {
 			owner := state.Jobs[uid]
 			now.add(state, owner)
 			if owner.Receipt != nil {
-				ended = append(ended, *owner)
+				ended = append(ended, conclude(owner, s.plane.settings.dataDir))
 			}
 		}
 		now.pace(time.Since(began))
