@@ -76,7 +76,7 @@ var (
 func TestEvictedAttemptsAreFinishedElsewhereAndTheOutputIsTheSame(t *testing.T) {
 	w := newWorld(t)
 	run := w.nightshift("run", "-f", w.example("data-processing"), "--image", "data-processor:v1="+built.processor, "--data-dir", "state",
-		"--nodes", "3", "--evict-every", "4s", "--trace-file", "trace.jsonl", "-o", "json")
+		"--nodes", "3", "--evict-every", "8s", "--trace-file", "trace.jsonl", "-o", "json")
 	run.mustEnd(0)
 	got := run.result()
 	if got.Status != "Complete" || got.Succeeded != exampleFiles || got.Failed != 0 || got.Evicted < 5 {

@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long a test waits for what must come; on a busy machine under the race detector things take their time.
-const patience = 3 * time.Minute
+const patience = 6 * time.Minute
 
 // outlive is how long a process may live on after the run or serve that it belongs to has ended, however that was.
 const outlive = 5 * time.Second
