@@ -13,8 +13,8 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/spot"
 )
 
-// describe says in one line what a fact means to the user; empty when it means nothing to them. The state holds the fact already.
-func describe(state *engine.State, fact *event.Fact) string {
+// inWordsOf says in one line what a fact means to the user; empty when it means nothing to them. The state holds the fact already.
+func inWordsOf(state *engine.State, fact *event.Fact) string {
 	switch body := fact.Body.(type) {
 	case *event.Fact_JobCreated:
 		return fmt.Sprintf("job %s created, uid %s", body.JobCreated.GetName(), body.JobCreated.GetUid())

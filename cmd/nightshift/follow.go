@@ -79,7 +79,7 @@ func (f *followed) begin(owner *engine.Job, pod *engine.Pod, container *corev1.C
 			err = errors.Join(f.copy(name, log), log.Close())
 		}
 		if err != nil && f.ctx.Err() == nil {
-			f.session.show.log(name, "(the log breaks off: "+err.Error()+")")
+			f.session.show.Log(name, "(the log breaks off: "+err.Error()+")")
 		}
 	})
 }
@@ -90,7 +90,7 @@ func (f *followed) copy(name string, log io.Reader) error {
 	for {
 		line, err := in.ReadSlice('\n')
 		if len(line) > 0 {
-			f.session.show.log(name, strings.TrimSuffix(string(line), "\n"))
+			f.session.show.Log(name, strings.TrimSuffix(string(line), "\n"))
 		}
 		switch {
 		case errors.Is(err, io.EOF):

@@ -2,8 +2,8 @@ package main
 
 import (
 	"sync"
-	"time"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/telemetry"
@@ -22,30 +22,22 @@ type narrator struct {
 
 func newNarrator() *narrator { return &narrator{listeners: make(map[*listener]bool)} }
 
-// told is one change in words.
-type told struct {
-	at   time.Time
-	text string
-	// trouble is what a person wants to see also where they are shown counts alone.
-	trouble bool
-}
-
 // listener collects what is told about some Jobs, and about nodes.
 type listener struct {
 	jobs map[engine.Name]bool
 
 	mu   sync.Mutex
-	told []told
+	told []screen.Change
 }
 
 // tellTo shows what was told since it was last called.
-func (l *listener) tellTo(show display) {
+func (l *listener) tellTo(show screen.Display) {
 	l.mu.Lock()
 	all := l.told
 	l.told = nil
 	l.mu.Unlock()
 	for _, change := range all {
-		show.tell(change)
+		show.Tell(change)
 	}
 }
 
@@ -75,8 +67,8 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 	if len(n.listeners) == 0 {
 		return
 	}
-	line := told{at: fact.At(), text: describe(state, fact), trouble: isTrouble(fact)}
-	if line.text == "" {
+	line := screen.Change{At: fact.At(), Text: inWordsOf(state, fact), Trouble: isTrouble(fact)}
+	if line.Text == "" {
 		return
 	}
 	about, isJob := jobOf(state, fact)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
 
@@ -92,7 +93,7 @@ func (c *controlPlane) failure() error {
 }
 
 // closeFleet stops all pods in good order and waits until every instance is given back.
-func (c *controlPlane) closeFleet(reason string, show display) error {
+func (c *controlPlane) closeFleet(reason string, show screen.Display) error {
 	heard, leave := c.narrator.listen()
 	defer leave()
 	if _, err := c.writer.Submit(context.Background(), engine.CloseFleet{Reason: reason}); err != nil {
@@ -131,12 +132,12 @@ func (c *controlPlane) keepReports(ctx context.Context) error {
 	kept := make(map[string]bool)
 	for {
 		var seq uint64
-		var ended []report
+		var ended []screen.Report
 		c.view.Read(func(state *engine.State) {
 			seq = state.Seq
 			for uid, owner := range state.Jobs {
 				if owner.Receipt != nil && !kept[uid] {
-					ended = append(ended, reportOf(owner))
+					ended = append(ended, screen.ReportOf(owner))
 				}
 			}
 			maps.DeleteFunc(kept, func(uid string, _ bool) bool { return state.Jobs[uid] == nil })

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
 
@@ -87,9 +88,9 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 		progress = stderr
 	}
 	return withControlPlane(ctx, settings, func(plane *controlPlane) error {
-		show := newDisplay(progress)
+		show := screen.New(progress)
 		ended, err := plane.runToTheEnd(ctx, stopSignals, &session{plane: plane, jobs: jobs, show: show, follow: options.follow})
-		show.close()
+		show.Close()
 		if err != nil {
 			return err
 		}
@@ -98,7 +99,7 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 }
 
 // runToTheEnd brings a session to its end and gives all nodes back.
-func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session) ([]conclusion, error) {
+func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session) ([]screen.Conclusion, error) {
 	if err := s.find(); err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *s
 	reason := "the run has ended"
 	if interrupted {
 		reason = "the run was interrupted"
-		s.show.tell(told{text: "interrupted: the pods are stopped gracefully; interrupt again to end at once"})
+		s.show.Tell(screen.Say("interrupted: the pods are stopped gracefully; interrupt again to end at once"))
 	}
 	if closeErr := c.closeFleet(reason, s.show); closeErr != nil {
 		return nil, errors.Join(asExit(err), closeErr)
@@ -121,13 +122,13 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *s
 }
 
 // writeResult writes what the Jobs came to; a *exitError says so if one has failed.
-func writeResult(ended []conclusion, output string, stdout io.Writer) error {
+func writeResult(ended []screen.Conclusion, output string, stdout io.Writer) error {
 	var err error
 	if output == "json" {
-		err = writeReports(stdout, ended)
+		err = screen.WriteReports(stdout, ended)
 	} else {
 		for i := range ended {
-			err = errors.Join(err, ended[i].summarize(stdout))
+			err = errors.Join(err, ended[i].Summarize(stdout))
 		}
 	}
 	if err != nil {

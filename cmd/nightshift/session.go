@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
@@ -23,7 +24,7 @@ import (
 type session struct {
 	plane *controlPlane
 	jobs  []*batchv1.Job
-	show  display
+	show  screen.Display
 	// follow streams what the pods write.
 	follow bool
 	// uids of the Jobs, in their order, once they are known.
@@ -57,7 +58,7 @@ func (s *session) find() (err error) {
 }
 
 // run creates what is not there yet and waits until all have ended and have their receipts. find comes before it.
-func (s *session) run(ctx context.Context) ([]conclusion, error) {
+func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	names := make([]engine.Name, len(s.jobs))
 	for i, wanted := range s.jobs {
 		names[i] = engine.Name{Namespace: wanted.Namespace, Name: wanted.Name}
@@ -69,23 +70,23 @@ func (s *session) run(ctx context.Context) ([]conclusion, error) {
 	}
 	logs := s.startFollowing()
 	began := time.Now()
-	var ended []conclusion
-	var now tally
+	var ended []screen.Conclusion
+	var now screen.Tally
 	err := s.plane.until(ctx, func(state *engine.State) bool {
-		ended, now = ended[:0], tally{}
+		ended, now = ended[:0], screen.Tally{}
 		for _, uid := range s.uids {
 			owner := state.Jobs[uid]
-			now.add(state, owner)
+			now.Add(state, owner)
 			if owner.Receipt != nil {
-				ended = append(ended, conclude(owner, s.plane.settings.dataDir))
+				ended = append(ended, screen.Conclude(owner, s.plane.settings.dataDir))
 			}
 		}
-		now.pace(time.Since(began))
+		now.Pace(time.Since(began))
 		logs.look(state)
 		return len(ended) == len(s.uids)
 	}, func() {
 		heard.tellTo(s.show)
-		s.show.count(now)
+		s.show.Count(now)
 	})
 	logs.wait(err == nil)
 	return ended, err
@@ -100,7 +101,7 @@ func (s *session) create(ctx context.Context) error {
 	var created []*batchv1.Job
 	for i, wanted := range s.jobs {
 		if s.uids[i] != "" {
-			s.show.tell(told{text: fmt.Sprintf("job %s goes on, uid %s", wanted.Name, s.uids[i])})
+			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
 			continue
 		}
 		job, err := s.createOne(ctx, client, wanted)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -255,7 +256,7 @@ func (c *controlPlane) openFleet(context.Context) error {
 
 func (c *controlPlane) openAPI(context.Context) (err error) {
 	c.api, err = kubeapi.New(kubeapi.Config{
-		View: c.view, Submitter: c.writer, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
+		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
 		Images: c.settings.images, Hosts: c.settings.hosts, Logger: c.logger,
 	})
 	return err
@@ -264,6 +265,33 @@ func (c *controlPlane) openAPI(context.Context) (err error) {
 // client asks the API in this process. A Job that it creates takes the place of one of the same name that has ended.
 func (c *controlPlane) client(user string) (kubernetes.Interface, error) {
 	return c.api.Client(kubeapi.Identity{User: user, Groups: []string{kubeapi.AdminGroup}, ReplaceEnded: true})
+}
+
+// transport carries requests to the API in this process.
+func (c *controlPlane) transport(user string) http.RoundTripper {
+	return c.api.Transport(kubeapi.Identity{User: user, Groups: []string{kubeapi.AdminGroup}})
+}
+
+// readControlPlane opens what is in a data directory to be read: nothing is decided, and nothing carried out.
+func readControlPlane(ctx context.Context, dataDir string) (*controlPlane, error) {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	kubeapi.LogTo(logger)
+	c := &controlPlane{settings: &resolved{options: options{dataDir: dataDir}}, logger: logger, view: view.New(view.Options{})}
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"open the log", c.openJournal},
+		{"open the archive", c.openArchive},
+		{"open the certificate authority", c.openAuthority},
+		{"read the log", func(ctx context.Context) error { return writer.Read(ctx, c.journal, c.view.Observe) }},
+		{"prepare the API", c.openAPI},
+	} {
+		if err := step.do(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", step.what, err), c.close())
+		}
+	}
+	return c, nil
 }
 
 // interruptible is a provider in a plugin that can take instances back on request.
@@ -276,6 +304,9 @@ type interruptible struct {
 type submitter struct{ plane *controlPlane }
 
 func (s submitter) Submit(ctx context.Context, command engine.Command) (uint64, error) {
+	if s.plane.writer == nil {
+		return 0, errors.New("the data directory is only being read")
+	}
 	return s.plane.writer.Submit(ctx, command)
 }
 

@@ -1,4 +1,4 @@
-package main
+package screen
 
 import (
 	"encoding/json"
@@ -14,8 +14,8 @@ import (
 	"github.com/nightshift-batch/nightshift/telemetry"
 )
 
-// report is what a run ends with: the object that `-o json` prints.
-type report struct {
+// Report is what a run ends with: the object that `-o json` prints.
+type Report struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
 	UID       string `json:"uid"`
@@ -33,20 +33,20 @@ type report struct {
 	StartTime      string `json:"startTime"`
 	CompletionTime string `json:"completionTime"`
 	TraceID        string `json:"traceId"`
-	Cost           cost   `json:"cost"`
+	Cost           Cost   `json:"cost"`
 }
 
-// cost is in decimal dollars with six places.
-type cost struct {
+// Cost is in decimal dollars with six places.
+type Cost struct {
 	// Spot is what was paid, OnDemand what the same work would have cost on demand.
 	Spot     string `json:"spot"`
 	OnDemand string `json:"onDemand"`
 	Currency string `json:"currency"`
 }
 
-// conclusion is all that is told of a Job that has ended: the report, and what people want to know beside it.
-type conclusion struct {
-	Report report `json:"report"`
+// Conclusion is all that is told of a Job that has ended: the report, and what people want to know beside it.
+type Conclusion struct {
+	Report Report `json:"report"`
 	// Completions wanted and Attempts made.
 	Completions int32 `json:"completions"`
 	Attempts    int64 `json:"attempts"`
@@ -61,12 +61,12 @@ type conclusion struct {
 	Logs string `json:"logs"`
 }
 
-// conclude tells of a Job that has ended and has its receipt. Its logs are in a folder of the data directory.
-func conclude(owner *engine.Job, dataDir string) conclusion {
+// Conclude tells of a Job that has ended and has its receipt. Its logs are in a folder of the data directory.
+func Conclude(owner *engine.Job, dataDir string) Conclusion {
 	at, _ := owner.Progress.Ended()
 	receipt := owner.Receipt
-	c := conclusion{
-		Report: reportOf(owner), Completions: owner.Spec.Completions, Attempts: receipt.GetAttempts(), Took: at.Sub(owner.Progress.Started),
+	c := Conclusion{
+		Report: ReportOf(owner), Completions: owner.Spec.Completions, Attempts: receipt.GetAttempts(), Took: at.Sub(owner.Progress.Started),
 		EvictedMicros: receipt.GetEvictedMicros(), IdleMicros: receipt.GetIdleMicros(), Saved: -1,
 		Logs: filepath.Join(dataDir, "archive", "logs", owner.Namespace, owner.UID),
 	}
@@ -76,13 +76,13 @@ func conclude(owner *engine.Job, dataDir string) conclusion {
 	return c
 }
 
-// reportOf describes a Job that has ended and has its receipt.
-func reportOf(owner *engine.Job) report {
-	ended := report{
+// ReportOf describes a Job that has ended and has its receipt.
+func ReportOf(owner *engine.Job) Report {
+	ended := Report{
 		Name: owner.Object.Name, Namespace: owner.Namespace, UID: owner.UID,
 		Succeeded: owner.Progress.Succeeded, Failed: owner.Progress.Failed, Evicted: owner.Progress.Evicted,
 		StartTime: owner.Progress.Started.UTC().Format(time.RFC3339), TraceID: telemetry.TraceID(owner.UID),
-		Cost: cost{
+		Cost: Cost{
 			Spot: spot.Dollars(owner.Receipt.GetCostMicros()), OnDemand: spot.Dollars(owner.Receipt.GetOnDemandMicros()), Currency: owner.Receipt.GetCurrency(),
 		},
 	}
@@ -98,9 +98,9 @@ func reportOf(owner *engine.Job) report {
 	return ended
 }
 
-// writeReports writes the report of one Job, or those of several as {"jobs": [...]}.
-func writeReports(out io.Writer, ended []conclusion) error {
-	reports := make([]report, len(ended))
+// WriteReports writes the report of one Job, or those of several as {"jobs": [...]}.
+func WriteReports(out io.Writer, ended []Conclusion) error {
+	reports := make([]Report, len(ended))
 	for i := range ended {
 		reports[i] = ended[i].Report
 	}
@@ -109,11 +109,11 @@ func writeReports(out io.Writer, ended []conclusion) error {
 	if len(reports) == 1 {
 		return encoder.Encode(reports[0])
 	}
-	return encoder.Encode(map[string][]report{"jobs": reports})
+	return encoder.Encode(map[string][]Report{"jobs": reports})
 }
 
-// summarize writes what a person wants to know at the end.
-func (c *conclusion) summarize(out io.Writer) error {
+// Summarize writes what a person wants to know at the end.
+func (c *Conclusion) Summarize(out io.Writer) error {
 	r := &c.Report
 	saved := ""
 	if c.Saved >= 0 {
