@@ -267,7 +267,9 @@ func (n *node) beginSession() *wire.FromAgent {
 			// The end follows the output, as ever; the state before it is known to be true.
 			hello.Pods = append(hello.Pods, proto.CloneOf(h.reports[len(h.reports)-2]))
 		case isEnd(h.last) && !h.endTold && h.running != nil:
-			hello.Pods = append(hello.Pods, &wire.PodReport{Uid: h.uid, Epoch: h.epoch, Phase: wire.PodReport_RUNNING, Restarts: h.last.Restarts})
+			hello.Pods = append(hello.Pods, &wire.PodReport{
+				Uid: h.uid, Epoch: h.epoch, Phase: wire.PodReport_RUNNING, Restarts: h.last.Restarts, Revision: h.last.Revision - 1,
+			})
 		default:
 			hello.Pods = append(hello.Pods, proto.CloneOf(h.last))
 		}
