@@ -3,191 +3,22 @@ package process_test
 import (
 	"crypto/rand"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/attempt"
-	"github.com/nightshift-batch/nightshift/orchestrator/agent/cgroup"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/process"
-	"github.com/nightshift-batch/nightshift/orchestrator/agent/reaper"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 )
-
-// theReaper owns the waits of the test process: there can be one only, as in the agent.
-var theReaper *reaper.Reaper
-
-// theCgroups are the test process's, real ones if the machine has any.
-var theCgroups *cgroup.Node
-
-func TestMain(m *testing.M) {
-	// As the agent does; what ran the tests may have left files open.
-	if err := reaper.KeepFilesFromChildren(); err != nil {
-		panic(err)
-	}
-	var err error
-	theReaper, err = reaper.New(func(err error) { panic(err) })
-	if err != nil {
-		panic(err)
-	}
-	theCgroups = cgroup.Open(func(err error) { panic(err) })
-	code := m.Run()
-	if err := theCgroups.Close(); err != nil {
-		panic(err)
-	}
-	os.Exit(code)
-}
-
-// record is an observer that keeps everything and lets a test wait for it.
-type record struct {
-	mu       sync.Mutex
-	grown    chan struct{}
-	statuses []attempt.Status
-	chunks   []string
-	ends     int
-	// gate, when set, blocks every Write until it is closed.
-	gate chan struct{}
-}
-
-func newRecord() *record { return &record{grown: make(chan struct{})} }
-
-func (r *record) note(what func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	what()
-	close(r.grown)
-	r.grown = make(chan struct{})
-}
-
-func (r *record) Observe(s attempt.Status) { r.note(func() { r.statuses = append(r.statuses, s) }) }
-
-func (r *record) Output(string, int32) attempt.Output { return r }
-
-func (r *record) Write(chunk []byte) {
-	if r.gate != nil {
-		<-r.gate
-	}
-	r.note(func() { r.chunks = append(r.chunks, string(chunk)) })
-}
-
-func (r *record) End() { r.note(func() { r.ends++ }) }
-
-func (r *record) log() string { return strings.Join(r.chunks, "") }
-
-// wait blocks until the condition, looked at under the lock, holds.
-func (r *record) wait(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	for {
-		r.mu.Lock()
-		ok, grown := holds(), r.grown
-		r.mu.Unlock()
-		if ok {
-			return
-		}
-		select {
-		case <-grown:
-		case <-deadline:
-			t.Fatalf("waited too long for %s; statuses %+v, log %q", what, r.statuses, r.log())
-		}
-	}
-}
-
-func (r *record) waitLog(t *testing.T, part string) {
-	t.Helper()
-	r.wait(t, fmt.Sprintf("%q in the log", part), func() bool { return strings.Contains(r.log(), part) })
-}
-
-func done(t *testing.T, running attempt.Running) {
-	t.Helper()
-	select {
-	case <-running.Done():
-	case <-time.After(20 * time.Second):
-		t.Fatal("the attempt did not end")
-	}
-}
-
-func shell(script string, args ...string) *corev1.Pod {
-	return &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{
-			Name: "crunch-0", Namespace: "night", UID: "uid-1",
-			Labels: map[string]string{"batch.kubernetes.io/job-completion-index": "7"},
-		},
-		Spec: corev1.PodSpec{
-			RestartPolicy: corev1.RestartPolicyNever,
-			NodeName:      "node-a",
-			Containers:    []corev1.Container{{Name: "main", Image: "shell:v1", Command: append([]string{"/bin/sh", "-c", script}, args...)}},
-		},
-	}
-}
-
-func newRuntime(t *testing.T, change ...func(*process.Config)) *process.Runtime {
-	c := process.Config{
-		Reaper: theReaper, Cgroups: theCgroups, Environ: append(os.Environ(), "NIGHTSHIFT_SECRET=1"), Dir: t.TempDir(), StateDir: t.TempDir(),
-		Backoff: process.Backoff{Initial: time.Millisecond, Max: 4 * time.Millisecond, ResetAfter: time.Hour},
-		Machine: process.Machine{
-			Address:     func() (string, error) { return "192.0.2.7", nil },
-			Allocatable: corev1.ResourceList{"cpu": resource.MustParse("16"), "memory": resource.MustParse("64Gi")},
-		},
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-	}
-	for _, f := range change {
-		f(&c)
-	}
-	return process.New(c)
-}
-
-func start(t *testing.T, pod *corev1.Pod) (attempt.Running, *record) {
-	t.Helper()
-	r := newRecord()
-	running := newRuntime(t).Start(attempt.Attempt{UID: string(pod.UID), Epoch: 1, Pod: pod}, r)
-	t.Cleanup(func() { running.Stop(0, ""); done(t, running) })
-	return running, r
-}
-
-// same compares all but the containers.
-func same(a, b attempt.Status) bool {
-	a.Containers, b.Containers = nil, nil
-	return reflect.DeepEqual(a, b)
-}
-
-func runToEnd(t *testing.T, pod *corev1.Pod) (attempt.Status, *record) {
-	t.Helper()
-	running, r := start(t, pod)
-	done(t, running)
-	return r.statuses[len(r.statuses)-1], r
-}
-
-// setMark puts an entry into the environment that the next pod inherits, and returns it.
-func setMark(t *testing.T) string {
-	t.Helper()
-	value := rand.Text() // Other runs of the same test may be under way.
-	t.Setenv("STRAY_MARK", value)
-	return "STRAY_MARK=" + value
-}
-
-// marked returns the living processes that carry the entry in their environment.
-func marked(t *testing.T, entry string) []reaper.Process {
-	t.Helper()
-	found, err := reaper.WithEnviron(entry)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
-}
 
 func TestAPodRunsToItsEndAndItsOutputIsInOrder(t *testing.T) {
 	pod := shell(`for i in $(seq 2000); do echo out $i; echo err $i >&2; done; printf 'no newline'; exit "$1"`, "sh", "3")
