@@ -164,7 +164,7 @@ func (p *pod) startDue(now time.Time) (over bool) {
 // shutDown stops what runs: app and init containers first, then the sidecars one by one, the last first. When the time is up for the
 // former the sidecars are told all at once (kuberuntime_termination_order.go).
 func (p *pod) shutDown(now time.Time, end stop) {
-	late := !now.Before(end.at)
+	late := end.atOnce || !now.Before(end.at)
 	served := false // Something runs that sidecars serve.
 	for _, m := range p.members {
 		if m.role != sidecar && m.state == running {
