@@ -103,6 +103,10 @@ func (g *Group) OOMKilled() (bool, error) {
 	return false, nil
 }
 
+// HoldsAll says that there is a control group, so that Kill ends everything that the run has started; but what was moved out of it, which
+// takes the right to write to the control groups.
+func (g *Group) HoldsAll() bool { return len(g.dirs) > 0 }
+
 // Kill kills every process of the group and returns when none runs.
 func (g *Group) Kill() error {
 	var errs []error

@@ -209,7 +209,7 @@ func TestTheNextNodeEndsWhatADeadOneLeft(t *testing.T) {
 
 func TestAnOOMKillIsSeen(t *testing.T) {
 	n := openReal(t)
-	if n.missing[memory] != nil {
+	if !n.has(memory) {
 		t.Skip(n.Missing())
 	}
 	for name, c := range map[string]struct {

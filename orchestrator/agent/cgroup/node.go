@@ -17,6 +17,7 @@
 package cgroup
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -31,11 +32,11 @@ import (
 // prefix of the directories that nodes make, so that they know each other's.
 const prefix = "nightshift-"
 
-// Node is the agent's part of the machine's control groups. Safe for concurrent use.
+// Node is the agent's part of the machine's control groups; the zero Node has none. Safe for concurrent use.
 type Node struct {
 	machine machine
 	places  []*place
-	// missing says of each controller that cannot be used why.
+	// missing says of each controller that cannot be used why, where more is known than that it is not.
 	missing map[string]error
 	warn    func(error)
 	// groups counts those that were made, for their names.
@@ -75,11 +76,7 @@ func open(m machine, warn func(error)) *Node {
 			n.places = append(n.places, p)
 		}
 		for _, controller := range h.wantedControllers() {
-			if p != nil && slices.Contains(p.enabled, controller) {
-				delete(n.missing, controller)
-			} else {
-				n.missing[controller] = err
-			}
+			n.missing[controller] = err
 		}
 	}
 	return n
@@ -93,16 +90,23 @@ func (h hierarchy) wantedControllers() []string {
 func (n *Node) Missing() string {
 	var parts []string
 	for _, controller := range wanted() {
-		if err := n.missing[controller]; err != nil {
+		if !n.has(controller) {
+			err := cmp.Or(n.missing[controller], errNotLooked)
 			parts = append(parts, controller+" limits are not enforced on this node: "+strings.ReplaceAll(err.Error(), "\n", "; "))
 		}
 	}
 	return strings.Join(parts, "; ")
 }
 
+var errNotLooked = errors.New("it uses no control groups")
+
 // Enforces says whether the node can enforce the limits that are set.
 func (n *Node) Enforces(l Limits) bool {
-	return (l.CPUMillis == 0 || n.missing[cpu] == nil) && (l.MemoryBytes == 0 || n.missing[memory] == nil)
+	return (l.CPUMillis == 0 || n.has(cpu)) && (l.MemoryBytes == 0 || n.has(memory))
+}
+
+func (n *Node) has(controller string) bool {
+	return slices.ContainsFunc(n.places, func(p *place) bool { return slices.Contains(p.enabled, controller) })
 }
 
 // probe moves a thread into a group of the place and back.

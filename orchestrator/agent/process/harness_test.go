@@ -202,6 +202,15 @@ func runToEnd(t *testing.T, pod *corev1.Pod) (attempt.Status, *record) {
 	return r.statuses[len(r.statuses)-1], r
 }
 
+// withAndWithoutGroups runs a test on the machine's control groups and on none.
+func withAndWithoutGroups(t *testing.T, test func(t *testing.T)) {
+	real := theCgroups
+	t.Cleanup(func() { theCgroups = real })
+	t.Run("with the machine's control groups", test)
+	theCgroups = new(cgroup.Node)
+	t.Run("without control groups", test)
+}
+
 // setMark puts an entry into the environment that the next pod inherits, and returns it.
 func setMark(t *testing.T) string {
 	t.Helper()

@@ -100,72 +100,78 @@ func TestStopSendsSIGTERMToTheWholeGroup(t *testing.T) {
 }
 
 func TestAfterTheGraceEverythingIsKilledAlsoWhatLeftTheGroupAndWipedItsEnvironment(t *testing.T) {
-	mark, wiped := setMark(t), "OTHER_MARK="+rand.Text()
-	running, r := start(t, shell(`
-		trap '' TERM
-		setsid sh -c 'echo kept ready; exec sleep 1000' &
-		env -i PATH="$PATH" `+wiped+` setsid sh -c 'echo wiped ready; exec sleep 1000' &
-		echo ready; while :; do sleep 0.05; done`))
-	r.waitLog(t, "kept ready\n")
-	r.waitLog(t, "wiped ready\n")
-	running.Stop(100*time.Millisecond, "")
-	done(t, running)
-	end := r.statuses[len(r.statuses)-1]
-	if end.Phase != wire.PodReport_FAILED || end.ExitCode != 137 || end.Message != `container "main" was ended by SIGKILL` {
-		t.Errorf("end %+v", end)
-	}
-	for _, mark := range []string{mark, wiped} {
-		if left := marked(t, mark); len(left) > 0 {
-			t.Errorf("%s still runs: %+v", mark, left)
+	withAndWithoutGroups(t, func(t *testing.T) {
+		mark, wiped := setMark(t), "OTHER_MARK="+rand.Text()
+		running, r := start(t, shell(`
+			trap '' TERM
+			setsid sh -c 'echo kept ready; exec sleep 1000' &
+			env -i PATH="$PATH" `+wiped+` setsid sh -c 'echo wiped ready; exec sleep 1000' &
+			echo ready; while :; do sleep 0.05; done`))
+		r.waitLog(t, "kept ready\n")
+		r.waitLog(t, "wiped ready\n")
+		running.Stop(100*time.Millisecond, "")
+		done(t, running)
+		end := r.statuses[len(r.statuses)-1]
+		if end.Phase != wire.PodReport_FAILED || end.ExitCode != 137 || end.Message != `container "main" was ended by SIGKILL` {
+			t.Errorf("end %+v", end)
 		}
-	}
+		for _, mark := range []string{mark, wiped} {
+			if left := marked(t, mark); len(left) > 0 {
+				t.Errorf("%s still runs: %+v", mark, left)
+			}
+		}
+	})
 }
 
 func TestTheEndOfTheMainProcessEndsTheRunThoughAnotherHoldsThePipe(t *testing.T) {
-	// Another pod runs meanwhile, so that only its own mark gives the stray away.
-	other, otherRecord := start(t, shell("echo up; exec sleep 1000"))
-	otherRecord.waitLog(t, "up")
-	mark, wiped := setMark(t), "WIPED_MARK="+rand.Text()
-	end, r := runToEnd(t, shell(`setsid sh -c 'trap "" HUP TERM; : > up1; exec sleep 1000' &
-		env -i PATH="$PATH" `+wiped+` sh -c 'trap "" HUP TERM; : > up2; exec sleep 1000' &
-		while [ ! -e up1 ] || [ ! -e up2 ]; do sleep 0.01; done; echo last words`))
-	if end.Phase != wire.PodReport_SUCCEEDED {
-		t.Errorf("end %+v", end)
-	}
-	if !strings.Contains(r.log(), "last words\n") {
-		t.Errorf("log %q", r.log())
-	}
-	for _, mark := range []string{mark, wiped} {
-		if left := marked(t, mark); len(left) > 0 {
-			t.Errorf("%s still runs: %+v", mark, left)
+	withAndWithoutGroups(t, func(t *testing.T) {
+		// Another pod runs meanwhile, so that only its own mark gives the stray away.
+		other, otherRecord := start(t, shell("echo up; exec sleep 1000"))
+		otherRecord.waitLog(t, "up")
+		mark, wiped := setMark(t), "WIPED_MARK="+rand.Text()
+		end, r := runToEnd(t, shell(`setsid sh -c 'trap "" HUP TERM; : > up1; exec sleep 1000' &
+			env -i PATH="$PATH" `+wiped+` sh -c 'trap "" HUP TERM; : > up2; exec sleep 1000' &
+			while [ ! -e up1 ] || [ ! -e up2 ]; do sleep 0.01; done; echo last words`))
+		if end.Phase != wire.PodReport_SUCCEEDED {
+			t.Errorf("end %+v", end)
 		}
-	}
-	select {
-	case <-other.Done():
-		t.Errorf("the other pod was ended too: %+v", otherRecord.statuses)
-	default:
-	}
+		if !strings.Contains(r.log(), "last words\n") {
+			t.Errorf("log %q", r.log())
+		}
+		for _, mark := range []string{mark, wiped} {
+			if left := marked(t, mark); len(left) > 0 {
+				t.Errorf("%s still runs: %+v", mark, left)
+			}
+		}
+		select {
+		case <-other.Done():
+			t.Errorf("the other pod was ended too: %+v", otherRecord.statuses)
+		default:
+		}
+	})
 }
 
 func TestOnFailureRestartsInPlaceAndCounts(t *testing.T) {
-	pod := shell(`echo run >> runs; [ "$(wc -l < runs)" -ge 4 ] || exit 9`)
-	pod.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
-	end, r := runToEnd(t, pod)
-	if !same(end, attempt.Status{Phase: wire.PodReport_SUCCEEDED, Restarts: 3, Reason: "Completed"}) {
-		t.Errorf("end %+v", end)
-	}
-	var seen []string
-	for _, s := range r.statuses {
-		seen = append(seen, fmt.Sprint(s.Phase, s.Restarts, s.ExitCode))
-	}
-	// Before a restart that has to wait the pod is told once as waiting; which ones have to depends on the machine's speed.
-	seen = slices.DeleteFunc(slices.Compact(seen), func(s string) bool { return s == "RUNNING 0 9" })
-	if want := "STARTING 0 0,RUNNING 0 0,RUNNING 1 9,RUNNING 2 9,RUNNING 3 9,SUCCEEDED 3 0"; strings.Join(seen, ",") != want {
-		t.Errorf("statuses %v, want %v", seen, want)
-	}
-	if r.ends != 4 {
-		t.Errorf("%d outputs ended, want one for each of 4 runs", r.ends)
-	}
+	withAndWithoutGroups(t, func(t *testing.T) {
+		pod := shell(`echo run >> runs; [ "$(wc -l < runs)" -ge 4 ] || exit 9`)
+		pod.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+		end, r := runToEnd(t, pod)
+		if !same(end, attempt.Status{Phase: wire.PodReport_SUCCEEDED, Restarts: 3, Reason: "Completed"}) {
+			t.Errorf("end %+v", end)
+		}
+		var seen []string
+		for _, s := range r.statuses {
+			seen = append(seen, fmt.Sprint(s.Phase, s.Restarts, s.ExitCode))
+		}
+		// Before a restart that has to wait the pod is told once as waiting; which ones have to depends on the machine's speed.
+		seen = slices.DeleteFunc(slices.Compact(seen), func(s string) bool { return s == "RUNNING 0 9" })
+		if want := "STARTING 0 0,RUNNING 0 0,RUNNING 1 9,RUNNING 2 9,RUNNING 3 9,SUCCEEDED 3 0"; strings.Join(seen, ",") != want {
+			t.Errorf("statuses %v, want %v", seen, want)
+		}
+		if r.ends != 4 {
+			t.Errorf("%d outputs ended, want one for each of 4 runs", r.ends)
+		}
+	})
 }
 
 func TestAStopEndsTheWaitForARestart(t *testing.T) {

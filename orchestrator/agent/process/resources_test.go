@@ -9,6 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/attempt"
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/cgroup"
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/process"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 )
 
@@ -124,5 +127,37 @@ func TestNothingOfAContainerOutlivesItInItsControlGroup(t *testing.T) {
 				t.Errorf("control group %s is still in %s", group, hierarchy.Name())
 			}
 		}
+	}
+}
+
+func TestLimitsThatCannotBeEnforcedAreToldWhileThePodRuns(t *testing.T) {
+	limited := run("limited", "true")
+	limited.Resources.Limits = amounts("1", "")
+	for name, c := range map[string]struct {
+		groups  *cgroup.Node
+		main    corev1.Container
+		warning string
+	}{
+		"a pod with limits": {new(cgroup.Node), limited, "cpu limits are not enforced on this node: it uses no control groups; memory limits"},
+		"a pod without":     {new(cgroup.Node), run("free", "true"), ""},
+		"an able node":      {theCgroups, limited, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if c.groups == theCgroups {
+				needCgroups(t)
+			}
+			r := newRecord()
+			pod := podOf(never, nil, containers{c.main})
+			done(t, newRuntime(t, func(config *process.Config) { config.Cgroups = c.groups }).Start(attempt.Attempt{UID: "u", Pod: pod}, r))
+			for _, s := range r.statuses {
+				want := ""
+				if s.Phase == wire.PodReport_RUNNING {
+					want = c.warning
+				}
+				if !strings.HasPrefix(s.Message, want) || want == "" && s.Message != "" {
+					t.Errorf("message of %v: %q, want %q", s.Phase, s.Message, want)
+				}
+			}
+		})
 	}
 }

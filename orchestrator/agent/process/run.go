@@ -91,8 +91,12 @@ func (r *run) warn(what string, err error) {
 func (r *run) await() ending {
 	<-r.child.Done()
 	e := ending{member: r.member, exitCode: r.child.ExitCode(), reason: attempt.ReasonError, started: r.started, finished: time.Now()}
-	r.warn("ending what is left of a container", r.group.Kill())
-	r.child.Sweep()
+	if err := r.group.Kill(); err == nil && r.group.HoldsAll() {
+		r.child.Swept()
+	} else {
+		r.warn("ending what is left of a container", err)
+		r.child.Sweep()
+	}
 	r.collector.finish()
 
 	outOfMemory, err := r.group.OOMKilled()

@@ -269,6 +269,13 @@ func (c *Child) Sweep() {
 	}
 }
 
+// Swept says that nothing is left of an ended child, as another has made sure. It is called once, after Done, in the place of Sweep.
+func (c *Child) Swept() {
+	c.reaper.mu.Lock()
+	defer c.reaper.mu.Unlock()
+	c.reaper.unswept--
+}
+
 // killStrays kills what carries the mark, and everything if the mark's child is the last one. When there was nothing to kill,
 // the child counts as swept.
 func (r *Reaper) killStrays(mark string) ([]Process, error) {
