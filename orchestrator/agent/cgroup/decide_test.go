@@ -6,14 +6,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// fake is a machine whose control groups are plain files in a directory. What only the kernel does (limits, kills, the rule of internal
-// processes) is not there; what is decided by looking and what is written is.
+// fake is a machine whose control groups are plain files in a directory. What only the kernel does (limits, kills) is not there; what is
+// decided by looking and what is written is, and so is the rule that a group with processes gives no controllers to those below it.
 type fake struct {
 	t      *testing.T
 	root   string
@@ -52,13 +53,33 @@ func (f *fake) files(path string, content map[string]string) {
 	}
 }
 
-// refuses makes a group give no controllers to others, as the kernel makes one with processes.
-func (f *fake) refuses(path string) {
-	f.t.Helper()
-	file := filepath.Join(f.root, path, "cgroup.subtree_control")
-	if err := errors.Join(os.Remove(file), os.Symlink("/proc/version", file)); err != nil {
-		f.t.Fatal(err)
+// holds puts processes into a group.
+func (f *fake) holds(path string, pids ...int) {
+	f.files(path, map[string]string{"cgroup.procs": strings.Trim(strings.ReplaceAll(fmt.Sprint(pids), " ", "\n"), "[]")})
+}
+
+// write does as the kernel would.
+func (f *fake) write(path, value string) error {
+	dir, name := filepath.Split(path)
+	members, err := readWords(filepath.Join(dir, "cgroup.procs"))
+	if err != nil {
+		return err
 	}
+	switch name {
+	case "cgroup.subtree_control":
+		if _, err := os.Stat(filepath.Join(dir, "root")); err != nil && len(members) > 0 {
+			return unix.EBUSY
+		}
+		now, err := os.ReadFile(path)
+		return errors.Join(err, os.WriteFile(path, []byte(string(now)+" "+value[1:]), 0o644))
+	case "cgroup.procs":
+		above := filepath.Join(filepath.Dir(filepath.Clean(dir)), name)
+		there, err := readWords(above)
+		there = slices.DeleteFunc(there, func(pid string) bool { return pid == value })
+		return errors.Join(err, os.WriteFile(above, []byte(strings.Join(there, "\n")), 0o644),
+			os.WriteFile(path, []byte(strings.Join(append(members, value), "\n")), 0o644))
+	}
+	return fmt.Errorf("nobody should write %s", path)
 }
 
 func (f *fake) machine() machine {
@@ -77,6 +98,7 @@ func (f *fake) machine() machine {
 			return errors.Join(err, os.WriteFile(filepath.Join(path, "cgroup.controllers"), []byte("cpu memory"), 0o644))
 		},
 		rmdir: os.RemoveAll,
+		write: f.write,
 	}
 }
 
@@ -183,10 +205,36 @@ func TestVersion2GoesUpWhereAGroupWithProcessesGivesNoControllers(t *testing.T) 
 	f.group("cg", "cpu memory", "cpu memory")
 	f.group("cg/user", "cpu memory", "memory")
 	f.group("cg/user/session", "cpu memory", "")
-	f.refuses("cg/user/session")
+	f.holds("cg/user/session", os.Getpid(), os.Getppid(), 1)
 	n := f.open()
 	if n.Missing() != "" || f.base(n.places[0]) != "cg/user" {
 		t.Errorf("missing %q, base %s, want it to be cg/user", n.Missing(), f.base(n.places[0]))
+	}
+}
+
+func TestVersion2MovesAnAgentThatIsAloneIntoAGroupBelow(t *testing.T) {
+	f := newFake(t)
+	f.mount("cg", "/")
+	f.self = []string{"0::/service"}
+	f.group("cg", "cpu memory", "cpu memory")
+	f.group("cg/service", "cpu memory", "")
+	f.holds("cg/service", os.Getpid(), os.Getppid())
+	n := f.open()
+	if n.Missing() != "" || f.base(n.places[0]) != "cg/service" {
+		t.Fatalf("missing %q, base %s", n.Missing(), f.base(n.places[0]))
+	}
+	for path, want := range map[string][]string{
+		"cg/service":         nil,
+		"cg/service/" + leaf: {strconv.Itoa(os.Getpid()), strconv.Itoa(os.Getppid())},
+	} {
+		if got, err := readWords(filepath.Join(f.root, path, "cgroup.procs")); err != nil || !slices.Equal(got, want) {
+			t.Errorf("processes of %s: %v (%v), want %v", path, got, err, want)
+		}
+	}
+	// The next one is started where this one has moved to, and leaves it alone.
+	f.self = []string{"0::/service/" + leaf}
+	if second := f.open(); second.Missing() != "" || f.base(second.places[0]) != "cg/service" {
+		t.Errorf("missing %q, base %s", second.Missing(), f.base(second.places[0]))
 	}
 }
 
@@ -196,8 +244,8 @@ func TestVersion2WithoutControllersStillHoldsAndSaysWhatIsMissing(t *testing.T) 
 	f.self = []string{"0::/a"}
 	f.group("cg", "cpu memory", "")
 	f.group("cg/a", "memory", "")
-	f.refuses("cg")
-	f.refuses("cg/a")
+	f.holds("cg", 1)
+	f.holds("cg/a", 2, 3)
 	n := f.open()
 	if len(n.places) != 1 || f.base(n.places[0]) != "cg/a" {
 		t.Fatalf("places %v", n.places)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,8 @@ type machine struct {
 	mounts, self string
 	mkdir        func(path string) error
 	rmdir        func(path string) error
+	// write sets a file of a control group, which must be there.
+	write func(path, value string) error
 }
 
 func thisMachine() machine {
@@ -25,6 +28,7 @@ func thisMachine() machine {
 		mounts: "/proc/self/mountinfo", self: "/proc/self/cgroup",
 		mkdir: func(path string) error { return os.Mkdir(path, 0o755) },
 		rmdir: unix.Rmdir,
+		write: write,
 	}
 }
 
@@ -138,7 +142,8 @@ var errCannotHold = errors.New("the kernel gives its groups no such controllers"
 // settle makes the node's directory in the hierarchy, with as many of the controllers as it can give to groups there.
 //
 // In version 1 that is below the agent's own group. In version 2 a group with processes gives controllers to none below it (the "no
-// internal process" rule of cgroup-v2.rst), the root excepted: then it is below the nearest group above that may be used.
+// internal process" rule of cgroup-v2.rst), the root excepted. If the agent is alone in its group, as in a service of its own, it moves
+// into a group below it first; otherwise the node's directory is below the nearest group above that may be used.
 func (m machine) settle(h hierarchy, name string, controllers []string) (*place, error) {
 	if h.version == 1 {
 		return m.take(h, h.own, name, controllers)
@@ -147,6 +152,13 @@ func (m machine) settle(h hierarchy, name string, controllers []string) (*place,
 	for _, need := range [][]string{controllers, nil} {
 		for base := h.own; ; base = filepath.Dir(base) {
 			p, err := m.take(h, base, name, need)
+			if errors.Is(err, unix.EBUSY) && base == h.own && filepath.Base(base) != leaf {
+				if moveErr := m.moveDown(base); moveErr != nil {
+					err = errors.Join(err, moveErr)
+				} else {
+					p, err = m.take(h, base, name, need)
+				}
+			}
 			if err == nil {
 				return p, errors.Join(reasons...)
 			}
@@ -162,6 +174,35 @@ func (m machine) settle(h hierarchy, name string, controllers []string) (*place,
 	return nil, errors.Join(reasons...)
 }
 
+// leaf is the group into which an agent moves that is alone in its own. It stays, empty, when the agent ends: whoever made the group
+// above it removes both. Its name is none of a node's.
+const leaf = "agent.nightshift"
+
+// moveDown moves the agent's two processes out of their group into one below it. It fails if others are there: they are not the agent's
+// to move.
+func (m machine) moveDown(group string) error {
+	members, err := readWords(filepath.Join(group, "cgroup.procs"))
+	if err != nil {
+		return err
+	}
+	ours := []string{strconv.Itoa(os.Getpid()), strconv.Itoa(os.Getppid())} // The worker, and its guardian.
+	for _, pid := range members {
+		if !slices.Contains(ours, pid) {
+			return fmt.Errorf("%s holds other processes than the agent's", group)
+		}
+	}
+	below := filepath.Join(group, leaf)
+	if err := m.mkdir(below); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	for _, pid := range members {
+		if err := m.write(filepath.Join(below, "cgroup.procs"), pid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // take makes the node's directory below base.
 func (m machine) take(h hierarchy, base, name string, controllers []string) (*place, error) {
 	entrance := "cgroup.procs"
@@ -172,7 +213,7 @@ func (m machine) take(h hierarchy, base, name string, controllers []string) (*pl
 		return nil, fmt.Errorf("%s: %w", filepath.Join(base, entrance), err)
 	}
 	if h.version == 2 {
-		if err := enable(base, controllers); err != nil {
+		if err := m.enable(base, controllers); err != nil {
 			return nil, err
 		}
 	}
@@ -188,7 +229,7 @@ func (m machine) take(h hierarchy, base, name string, controllers []string) (*pl
 		}
 	}
 	if h.version == 2 {
-		if err := enable(p.dir, controllers); err != nil {
+		if err := m.enable(p.dir, controllers); err != nil {
 			return nil, errors.Join(err, p.lock.Close(), m.rmdir(p.dir))
 		}
 	}
@@ -220,7 +261,7 @@ func (p *place) hold() error {
 }
 
 // enable lets the groups below a directory have controllers. It is for version 2.
-func enable(dir string, controllers []string) error {
+func (m machine) enable(dir string, controllers []string) error {
 	file := filepath.Join(dir, "cgroup.subtree_control")
 	have, err := readWords(file)
 	if err != nil {
@@ -236,7 +277,7 @@ func enable(dir string, controllers []string) error {
 		case !slices.Contains(available, controller):
 			return fmt.Errorf("%s: %s: %w", dir, controller, errCannotHold)
 		default:
-			if err := write(file, "+"+controller); err != nil {
+			if err := m.write(file, "+"+controller); err != nil {
 				return err
 			}
 		}

@@ -16,8 +16,10 @@ import (
 // messageVariable names the file for a container's termination message.
 const messageVariable = "TERMINATION_MESSAGE_PATH"
 
-// The kubelet's bounds (pkg/kubelet/container/runtime.go).
+// The kubelet's bounds (pkg/kubelet/container/runtime.go). A pod's bound is shared evenly by its containers (status/status_manager.go,
+// normalizeStatus).
 const (
+	maxPodMessageBytes  = 12 << 10
 	maxMessageBytes     = 4096
 	maxMessageLogBytes  = 2048
 	maxMessageLogLines  = 80
@@ -45,6 +47,7 @@ func (r *run) terminationMessage(exitCode int32) string {
 	if text == "" && exitCode != 0 && r.member.fallbackToLogs {
 		text = r.output.text()
 	}
+	text = text[:min(len(text), maxPodMessageBytes/len(r.pod.members))]
 	return strings.ToValidUTF8(text, "?") // As long as the original, at most.
 }
 

@@ -66,6 +66,19 @@ func TestEachRunAndEachContainerHasAMessageOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestTheContainersOfAPodShareTheSpaceForMessages(t *testing.T) {
+	var apps containers
+	for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+		apps = append(apps, run(name, `seq 10000 > $TERMINATION_MESSAGE_PATH`))
+	}
+	end, _ := runToEnd(t, podOf(never, nil, apps))
+	for _, c := range end.Containers {
+		if n := len(c.GetTerminated().GetMessage()); n != 2048 {
+			t.Errorf("container %s has a message of %d bytes, want a sixth of 12288", c.GetName(), n)
+		}
+	}
+}
+
 func TestNothingIsKeptOfAPodThatHasEnded(t *testing.T) {
 	end, r := runToEnd(t, shell(`echo $TERMINATION_MESSAGE_PATH; : > ${TERMINATION_MESSAGE_PATH}.more`))
 	if end.Phase != wire.PodReport_SUCCEEDED {
