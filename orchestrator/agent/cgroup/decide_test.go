@@ -198,6 +198,28 @@ func TestVersion2LimitsBelowTheAgentsOwnGroup(t *testing.T) {
 	}
 }
 
+func TestVersion2CountsOOMKillsAmongItsEvents(t *testing.T) {
+	f := newFake(t)
+	f.mount("cg", "/")
+	f.self = []string{"0::/"}
+	f.group("cg", "cpu memory", "")
+	g, err := f.open().New(Limits{MemoryBytes: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{
+		"low 0\nhigh 0\nmax 9\noom 2\noom_kill 0\noom_group_kill 0\n": false,
+		"low 0\nhigh 0\nmax 9\noom 2\noom_kill 3\noom_group_kill 1\n": true,
+	} {
+		if err := os.WriteFile(filepath.Join(g.dirs[0], "memory.events"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if killed, err := g.OOMKilled(); err != nil || killed != want {
+			t.Errorf("killed %v (%v), want %v for\n%s", killed, err, want, text)
+		}
+	}
+}
+
 func TestVersion2GoesUpWhereAGroupWithProcessesGivesNoControllers(t *testing.T) {
 	f := newFake(t)
 	f.mount("cg", "/")
@@ -355,7 +377,10 @@ func TestANodeRemovesWhatOthersLeftAndLeavesWhatIsHeld(t *testing.T) {
 	f.mount("memory", "/", "memory")
 	f.self = []string{"1:memory:/"}
 	f.files("memory", map[string]string{"tasks": ""})
-	f.files("memory/another", nil)
+	others := []string{"another", "nightshift-agent.service", prefix + "mine", prefix + strings.Repeat("a", 26) + "-1.service"}
+	for _, name := range others {
+		f.files("memory/"+name, nil)
+	}
 	dead, living := f.open(), f.open()
 	if _, err := dead.New(Limits{}); err != nil {
 		t.Fatal(err)
@@ -364,7 +389,11 @@ func TestANodeRemovesWhatOthersLeftAndLeavesWhatIsHeld(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.open()
-	for dir, want := range map[string]error{dead.places[0].dir: unix.ENOENT, living.places[0].dir: nil, filepath.Join(f.root, "memory/another"): nil} {
+	want := map[string]error{dead.places[0].dir: unix.ENOENT, living.places[0].dir: nil}
+	for _, name := range others {
+		want[filepath.Join(f.root, "memory", name)] = nil
+	}
+	for dir, want := range want {
 		if _, err := os.Stat(dir); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", dir, err, want)
 		}

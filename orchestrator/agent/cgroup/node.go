@@ -23,14 +23,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
 )
 
-// prefix of the directories that nodes make, so that they know each other's.
-const prefix = "nightshift-"
+// prefix of the directories that nodes make, so that they know each other's, and nodeName, all of such a name: what is swept has to be a node's
+// beyond doubt, and a service that is called nightshift has a group too.
+const prefix = "nightshift_node_"
+
+var nodeName = regexp.MustCompile(`^` + prefix + `[a-z2-7]{26}-[0-9]+$`)
 
 // Node is the agent's part of the machine's control groups; the zero Node has none. Safe for concurrent use.
 type Node struct {
@@ -162,6 +166,9 @@ func (m machine) sweep(h hierarchy) (errs []error) {
 			errs = append(errs, err)
 		}
 		for _, dir := range left {
+			if !nodeName.MatchString(filepath.Base(dir)) {
+				continue
+			}
 			p := place{dir: dir}
 			switch err := p.hold(); {
 			case isSwept(err), errors.Is(err, os.ErrPermission):

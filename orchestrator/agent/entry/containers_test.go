@@ -134,7 +134,7 @@ func groupsOf(t *testing.T, names []string) (found []string) {
 
 // inGroup is a pod that tells the control groups of its node, and then waits for ever.
 func inGroup(uid string) *wire.DesiredPod {
-	return shell(uid, 1, `trap '' TERM HUP; grep -o 'nightshift-[^/]*' /proc/self/cgroup | sort -u; echo up; while :; do sleep 0.05; done`)
+	return shell(uid, 1, `trap '' TERM HUP; grep -o 'nightshift_node_[^/]*' /proc/self/cgroup | sort -u; echo up; while :; do sleep 0.05; done`)
 }
 
 // nodeGroups waits for such a pod and returns the names; it skips the test where there are none.

@@ -136,7 +136,10 @@ func TestASidecarIsRestartedWhateverThePodsPolicyAndHoweverItEnded(t *testing.T)
 
 func TestAFailedContainerFailsThePodWhenTheOthersHaveEnded(t *testing.T) {
 	end, r := runToEnd(t, podOf(never, nil, containers{
-		run("good", until("bad")+"sleep 0.05; echo went on"), run("bad", ": > bad; exit 3"), run("worse", until("bad")+"sleep 0.05; kill -9 $$$$"),
+		run("good", until("worse")+"echo went on"),
+		run("bad", "echo $$$$ > pid; mv pid bad; exit 3"),
+		// It fails when the other is gone for good.
+		run("worse", until("bad")+": > worse; pid=$(cat bad); while kill -0 $pid; do sleep 0.01; done 2> /dev/null; kill -9 $$$$"),
 	}))
 	want := attempt.Status{
 		Phase: wire.PodReport_FAILED, ExitCode: 3, Reason: "Error", Message: `container "bad" exited with code 3; container "worse" was ended by SIGKILL`,

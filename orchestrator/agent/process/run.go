@@ -90,7 +90,7 @@ func (r *run) warn(what string, err error) {
 // await waits for the end of the main process. When it returns nothing of the run is left, and its output has been taken.
 func (r *run) await() ending {
 	<-r.child.Done()
-	e := ending{member: r.member, exitCode: r.child.ExitCode(), reason: attempt.ReasonError, started: r.started, finished: time.Now()}
+	e := ending{member: r.member, exitCode: r.child.ExitCode(), reason: attempt.ReasonError, started: r.started, finished: r.child.EndedAt()}
 	if err := r.group.Kill(); err == nil && r.group.HoldsAll() {
 		r.child.Swept()
 	} else {

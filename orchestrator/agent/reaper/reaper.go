@@ -59,7 +59,9 @@ type Child struct {
 	pid    int
 	mark   string
 	done   chan struct{}
-	status syscall.WaitStatus // Valid once done is closed.
+	// status and endedAt are valid once done is closed.
+	status  syscall.WaitStatus
+	endedAt time.Time
 }
 
 // Reaper is the one waiter of its process; make it with New. Safe for concurrent use.
@@ -159,6 +161,7 @@ func (r *Reaper) reap() {
 		}
 		child := r.children[pid]
 		if child != nil {
+			child.endedAt = time.Now()
 			r.signalGroup(pid, unix.SIGKILL)
 		}
 		var status syscall.WaitStatus
@@ -236,6 +239,9 @@ func (c *Child) Kill() {
 
 // Done is closed when the process has ended, its group was killed and ExitCode is known. Other descendants may run: Sweep.
 func (c *Child) Done() <-chan struct{} { return c.done }
+
+// EndedAt is when the process was found to have ended. Only after Done.
+func (c *Child) EndedAt() time.Time { return c.endedAt }
 
 // ExitCode is the exit status, or 128 + the signal's number. Only after Done.
 func (c *Child) ExitCode() int32 {
