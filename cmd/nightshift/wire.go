@@ -361,13 +361,15 @@ func (l podLookup) PodOwner(podUID string) (node, tenant, jobUID string, ok bool
 
 // resolveImages gives containers that name no command the executable that --image names.
 func (c *controlPlane) resolveImages(pod *corev1.Pod) error {
-	for i := range pod.Spec.Containers {
-		container := &pod.Spec.Containers[i]
-		command, ok := c.settings.images.Command(*container)
-		if !ok {
-			return fmt.Errorf("image %q names no command here; give --image %s=EXECUTABLE", container.Image, container.Image)
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			container := &containers[i]
+			command, ok := c.settings.images.Command(*container)
+			if !ok {
+				return fmt.Errorf("image %q names no command here; give --image %s=EXECUTABLE", container.Image, container.Image)
+			}
+			container.Command = command
 		}
-		container.Command = command
 	}
 	return nil
 }

@@ -55,16 +55,18 @@ func index(object *corev1.Pod, jobName string, completionIndex int32) {
 	object.Annotations[batchv1.JobCompletionIndexAnnotation] = text
 	object.Labels[batchv1.JobCompletionIndexAnnotation] = text
 	object.Spec.Hostname = fmt.Sprintf("%s-%s", jobName, text)
-	for i := range object.Spec.Containers {
-		container := &object.Spec.Containers[i]
-		if hasEnv(container.Env, "JOB_COMPLETION_INDEX") {
-			continue
+	for _, containers := range [][]corev1.Container{object.Spec.InitContainers, object.Spec.Containers} {
+		for i := range containers {
+			container := &containers[i]
+			if hasEnv(container.Env, "JOB_COMPLETION_INDEX") {
+				continue
+			}
+			container.Env = append(container.Env, corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{
+				FieldRef: &corev1.ObjectFieldSelector{
+					APIVersion: "v1", FieldPath: fmt.Sprintf("metadata.labels['%s']", batchv1.JobCompletionIndexAnnotation),
+				},
+			}})
 		}
-		container.Env = append(container.Env, corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{
-			FieldRef: &corev1.ObjectFieldSelector{
-				APIVersion: "v1", FieldPath: fmt.Sprintf("metadata.labels['%s']", batchv1.JobCompletionIndexAnnotation),
-			},
-		}})
 	}
 }
 

@@ -4,6 +4,7 @@
 package job
 
 import (
+	"maps"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -57,16 +58,46 @@ func SpecOf(object *batchv1.Job) Spec {
 	if source.ActiveDeadlineSeconds != nil {
 		spec.ActiveDeadline = time.Duration(*source.ActiveDeadlineSeconds) * time.Second
 	}
-	for i := range template.Containers {
-		for name, quantity := range template.Containers[i].Resources.Requests {
-			amount := quantity.Value()
-			if name == corev1.ResourceCPU {
-				amount = quantity.MilliValue()
-			}
-			spec.Requests[string(name)] += amount
-		}
+	for name, amount := range podRequests(template) {
+		spec.Requests[name] += amount
 	}
 	return spec
+}
+
+// podRequests is what a pod needs at once: its app containers and all its sidecars together, or more while an init container runs beside
+// the sidecars that were started before it (k8s.io/component-helpers/resource/helpers.go, AggregateContainerRequests).
+func podRequests(template *corev1.PodSpec) map[string]int64 {
+	need := map[string]int64{}
+	for i := range template.Containers {
+		addRequests(need, &template.Containers[i])
+	}
+	sidecars, most := map[string]int64{}, map[string]int64{}
+	for i := range template.InitContainers {
+		container := &template.InitContainers[i]
+		stage := maps.Clone(sidecars)
+		addRequests(stage, container)
+		if container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			sidecars = stage
+			addRequests(need, container)
+		}
+		for name, amount := range stage {
+			most[name] = max(most[name], amount)
+		}
+	}
+	for name, amount := range most {
+		need[name] = max(need[name], amount)
+	}
+	return need
+}
+
+func addRequests(to map[string]int64, container *corev1.Container) {
+	for name, quantity := range container.Resources.Requests {
+		amount := quantity.Value()
+		if name == corev1.ResourceCPU {
+			amount = quantity.MilliValue()
+		}
+		to[string(name)] += amount
+	}
 }
 
 func valueOr[T any](pointer *T, fallback T) T {
