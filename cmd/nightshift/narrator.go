@@ -38,7 +38,7 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 
 // CostOf implements telemetry.Costs: what an attempt has cost, in micro-dollars.
 func (n *narrator) CostOf(podUID string) (micros int64, known bool) {
-	pod, known := n.state.Pods[podUID]
+	pod, known := n.state.Pod(podUID)
 	if !known {
 		return 0, false
 	}

@@ -76,7 +76,7 @@ func summarize(out io.Writer, owner *engine.Job, logs string) {
 	ended := reportOf(owner)
 	at, _ := owner.Progress.Ended()
 	fmt.Fprintf(out, "\njob %s/%s %s after %s: %d of %d succeeded, %d failed, %d evicted, %d attempts in all\n", ended.Namespace, ended.Name,
-		ended.Status, at.Sub(owner.Progress.Started).Round(time.Millisecond), ended.Succeeded, owner.Spec.Completions, ended.Failed, ended.Evicted, len(owner.AllPods))
+		ended.Status, at.Sub(owner.Progress.Started).Round(time.Millisecond), ended.Succeeded, owner.Spec.Completions, ended.Failed, ended.Evicted, owner.Attempts())
 	fmt.Fprintf(out, "reason:   %s (%s)\n", ended.Message, ended.Reason)
 	receipt := owner.Receipt
 	fmt.Fprintf(out, "receipt:  $%s paid, of it $%s for evicted work and $%s for idle nodes; on demand the same work costs $%s%s\n", ended.Cost.Spot,

@@ -312,8 +312,8 @@ type podLookup struct{ view *view.View }
 
 func (l podLookup) PodOwner(podUID string) (node, tenant, jobUID string, ok bool) {
 	l.view.Read(func(state *engine.State) {
-		if pod, found := state.Pods[podUID]; found {
-			node, tenant, jobUID, ok = pod.Node, pod.Namespace, pod.JobUID, true
+		if pod, found := state.Pod(podUID); found {
+			node, tenant, jobUID, ok = pod.Node(), pod.Namespace(), pod.Job().UID, true
 		}
 	})
 	return node, tenant, jobUID, ok

@@ -49,7 +49,7 @@ func (s *story) verb(words []string) []string {
 	case "delete":
 		return s.submit(DeleteJob{Namespace: "default", Name: names[0]})
 	case "delete-pod":
-		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name})
+		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name()})
 	case "settle":
 		return s.submit(a.settle())
 	case "join":
@@ -192,7 +192,7 @@ func (a arguments) report(word string) ReportPod {
 	if a.settings["epoch"] == "old" {
 		epoch--
 	}
-	reported := ReportPod{Node: pod.Node, UID: pod.UID, Epoch: epoch, Phase: phase, Restarts: *a.int32("restarts", pod.Restarts), Reason: "Completed"}
+	reported := ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: epoch, Phase: phase, Restarts: *a.int32("restarts", pod.Restarts), Reason: "Completed"}
 	if word != "succeeded" {
 		reported.ExitCode, reported.Reason = *a.int32("exit", 0), "Error"
 	}
@@ -205,7 +205,7 @@ func (s *story) status(name string) []string {
 	if !ok {
 		return []string{"not found"}
 	}
-	rendered := job.Status(owner.Spec, &owner.Progress, s.state.livePods(owner))
+	rendered := job.Status(&owner.Spec, &owner.Progress, &owner.Counts)
 	for i := range rendered.Conditions {
 		rendered.Conditions[i].LastProbeTime = metav1.Time{}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 // helloTimeout is how long an agent may take to say Hello.
@@ -256,7 +257,7 @@ func (s *session) report(report *wire.PodReport) error {
 	if known {
 		if err := s.submit(engine.ReportPod{
 			Node: s.node, UID: report.GetUid(), Epoch: report.GetEpoch(), Phase: phase, Restarts: report.GetRestarts(),
-			ExitCode: report.GetExitCode(), Reason: report.GetReason(), Message: report.GetMessage(),
+			ExitCode: report.GetExitCode(), Containers: exitsOf(report.GetContainers()), Reason: report.GetReason(), Message: report.GetMessage(),
 		}); err != nil {
 			return err
 		}
@@ -264,6 +265,17 @@ func (s *session) report(report *wire.PodReport) error {
 	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
 		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(),
 	}}})
+}
+
+func exitsOf(results []*wire.ContainerResult) []job.Exit {
+	exits := make([]job.Exit, len(results))
+	for i, result := range results {
+		exits[i] = job.Exit{
+			Container: result.GetName(), Code: result.GetExitCode(), Init: result.GetInit(), Restarts: result.GetRestarts(),
+			Reason: result.GetReason(), Message: result.GetMessage(),
+		}
+	}
+	return exits
 }
 
 // assignedElsewhere names the other node that a pod is on.

@@ -619,8 +619,10 @@ type PodReport struct {
 	// Of the container that ended last; 128 + the signal's number for one that a signal ended.
 	ExitCode int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// Kubernetes' words: "Completed", "Error", "StartError".
-	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	Reason  string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	// How the containers ended, in order, those of init first; of a pod that has ended. Empty says no more than exit_code does.
+	Containers    []*ContainerResult `protobuf:"bytes,8,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -704,6 +706,99 @@ func (x *PodReport) GetMessage() string {
 	return ""
 }
 
+func (x *PodReport) GetContainers() []*ContainerResult {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// ContainerResult is how the last run of one container ended.
+type ContainerResult struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ExitCode int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// It is an init container.
+	Init          bool   `protobuf:"varint,3,opt,name=init,proto3" json:"init,omitempty"`
+	Restarts      int32  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerResult) Reset() {
+	*x = ContainerResult{}
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerResult) ProtoMessage() {}
+
+func (x *ContainerResult) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
+func (*ContainerResult) Descriptor() ([]byte, []int) {
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ContainerResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *ContainerResult) GetInit() bool {
+	if x != nil {
+		return x.Init
+	}
+	return false
+}
+
+func (x *ContainerResult) GetRestarts() int32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *ContainerResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ContainerResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // ReportAck: the fact of this report is durable. Reports of a pod are acknowledged in order.
 type ReportAck struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -717,7 +812,7 @@ type ReportAck struct {
 
 func (x *ReportAck) Reset() {
 	*x = ReportAck{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +824,7 @@ func (x *ReportAck) String() string {
 func (*ReportAck) ProtoMessage() {}
 
 func (x *ReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +837,7 @@ func (x *ReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAck.ProtoReflect.Descriptor instead.
 func (*ReportAck) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{9}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReportAck) GetUid() string {
@@ -791,7 +886,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -803,7 +898,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -816,7 +911,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{10}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogChunk) GetPodUid() string {
@@ -875,7 +970,7 @@ type LogAck struct {
 
 func (x *LogAck) Reset() {
 	*x = LogAck{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +982,7 @@ func (x *LogAck) String() string {
 func (*LogAck) ProtoMessage() {}
 
 func (x *LogAck) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +995,7 @@ func (x *LogAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogAck.ProtoReflect.Descriptor instead.
 func (*LogAck) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{11}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogAck) GetPodUid() string {
@@ -974,7 +1069,7 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\x04stop\x18\x04 \x01(\v2\x19.nightshift.agent.v1.StopR\x04stop\"C\n" +
 	"\x04Stop\x12#\n" +
 	"\rgrace_seconds\x18\x01 \x01(\x03R\fgraceSeconds\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb0\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf6\x02\n" +
 	"\tPodReport\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12:\n" +
@@ -982,14 +1077,24 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x1b\n" +
 	"\texit_code\x18\x05 \x01(\x05R\bexitCode\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\a \x01(\tR\amessage\"T\n" +
+	"\amessage\x18\a \x01(\tR\amessage\x12D\n" +
+	"\n" +
+	"containers\x18\b \x03(\v2$.nightshift.agent.v1.ContainerResultR\n" +
+	"containers\"T\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bSTARTING\x10\x01\x12\v\n" +
 	"\aRUNNING\x10\x02\x12\r\n" +
 	"\tSUCCEEDED\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x04\"\x8b\x01\n" +
+	"\x06FAILED\x10\x04\"\xa4\x01\n" +
+	"\x0fContainerResult\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12\x12\n" +
+	"\x04init\x18\x03 \x01(\bR\x04init\x12\x1a\n" +
+	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\x8b\x01\n" +
 	"\tReportAck\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12:\n" +
@@ -1025,43 +1130,45 @@ func file_orchestrator_agent_wire_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_agent_wire_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_agent_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_orchestrator_agent_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_orchestrator_agent_wire_wire_proto_goTypes = []any{
-	(PodReport_Phase)(0), // 0: nightshift.agent.v1.PodReport.Phase
-	(*JoinRequest)(nil),  // 1: nightshift.agent.v1.JoinRequest
-	(*JoinResponse)(nil), // 2: nightshift.agent.v1.JoinResponse
-	(*FromAgent)(nil),    // 3: nightshift.agent.v1.FromAgent
-	(*Hello)(nil),        // 4: nightshift.agent.v1.Hello
-	(*ToAgent)(nil),      // 5: nightshift.agent.v1.ToAgent
-	(*Desired)(nil),      // 6: nightshift.agent.v1.Desired
-	(*DesiredPod)(nil),   // 7: nightshift.agent.v1.DesiredPod
-	(*Stop)(nil),         // 8: nightshift.agent.v1.Stop
-	(*PodReport)(nil),    // 9: nightshift.agent.v1.PodReport
-	(*ReportAck)(nil),    // 10: nightshift.agent.v1.ReportAck
-	(*LogChunk)(nil),     // 11: nightshift.agent.v1.LogChunk
-	(*LogAck)(nil),       // 12: nightshift.agent.v1.LogAck
+	(PodReport_Phase)(0),    // 0: nightshift.agent.v1.PodReport.Phase
+	(*JoinRequest)(nil),     // 1: nightshift.agent.v1.JoinRequest
+	(*JoinResponse)(nil),    // 2: nightshift.agent.v1.JoinResponse
+	(*FromAgent)(nil),       // 3: nightshift.agent.v1.FromAgent
+	(*Hello)(nil),           // 4: nightshift.agent.v1.Hello
+	(*ToAgent)(nil),         // 5: nightshift.agent.v1.ToAgent
+	(*Desired)(nil),         // 6: nightshift.agent.v1.Desired
+	(*DesiredPod)(nil),      // 7: nightshift.agent.v1.DesiredPod
+	(*Stop)(nil),            // 8: nightshift.agent.v1.Stop
+	(*PodReport)(nil),       // 9: nightshift.agent.v1.PodReport
+	(*ContainerResult)(nil), // 10: nightshift.agent.v1.ContainerResult
+	(*ReportAck)(nil),       // 11: nightshift.agent.v1.ReportAck
+	(*LogChunk)(nil),        // 12: nightshift.agent.v1.LogChunk
+	(*LogAck)(nil),          // 13: nightshift.agent.v1.LogAck
 }
 var file_orchestrator_agent_wire_wire_proto_depIdxs = []int32{
 	4,  // 0: nightshift.agent.v1.FromAgent.hello:type_name -> nightshift.agent.v1.Hello
 	9,  // 1: nightshift.agent.v1.FromAgent.report:type_name -> nightshift.agent.v1.PodReport
-	11, // 2: nightshift.agent.v1.FromAgent.log:type_name -> nightshift.agent.v1.LogChunk
+	12, // 2: nightshift.agent.v1.FromAgent.log:type_name -> nightshift.agent.v1.LogChunk
 	9,  // 3: nightshift.agent.v1.Hello.pods:type_name -> nightshift.agent.v1.PodReport
 	6,  // 4: nightshift.agent.v1.ToAgent.desired:type_name -> nightshift.agent.v1.Desired
-	10, // 5: nightshift.agent.v1.ToAgent.report_ack:type_name -> nightshift.agent.v1.ReportAck
-	12, // 6: nightshift.agent.v1.ToAgent.log_ack:type_name -> nightshift.agent.v1.LogAck
+	11, // 5: nightshift.agent.v1.ToAgent.report_ack:type_name -> nightshift.agent.v1.ReportAck
+	13, // 6: nightshift.agent.v1.ToAgent.log_ack:type_name -> nightshift.agent.v1.LogAck
 	7,  // 7: nightshift.agent.v1.Desired.pods:type_name -> nightshift.agent.v1.DesiredPod
 	8,  // 8: nightshift.agent.v1.DesiredPod.stop:type_name -> nightshift.agent.v1.Stop
 	0,  // 9: nightshift.agent.v1.PodReport.phase:type_name -> nightshift.agent.v1.PodReport.Phase
-	0,  // 10: nightshift.agent.v1.ReportAck.phase:type_name -> nightshift.agent.v1.PodReport.Phase
-	1,  // 11: nightshift.agent.v1.ControlPlane.Join:input_type -> nightshift.agent.v1.JoinRequest
-	3,  // 12: nightshift.agent.v1.ControlPlane.Session:input_type -> nightshift.agent.v1.FromAgent
-	2,  // 13: nightshift.agent.v1.ControlPlane.Join:output_type -> nightshift.agent.v1.JoinResponse
-	5,  // 14: nightshift.agent.v1.ControlPlane.Session:output_type -> nightshift.agent.v1.ToAgent
-	13, // [13:15] is the sub-list for method output_type
-	11, // [11:13] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 10: nightshift.agent.v1.PodReport.containers:type_name -> nightshift.agent.v1.ContainerResult
+	0,  // 11: nightshift.agent.v1.ReportAck.phase:type_name -> nightshift.agent.v1.PodReport.Phase
+	1,  // 12: nightshift.agent.v1.ControlPlane.Join:input_type -> nightshift.agent.v1.JoinRequest
+	3,  // 13: nightshift.agent.v1.ControlPlane.Session:input_type -> nightshift.agent.v1.FromAgent
+	2,  // 14: nightshift.agent.v1.ControlPlane.Join:output_type -> nightshift.agent.v1.JoinResponse
+	5,  // 15: nightshift.agent.v1.ControlPlane.Session:output_type -> nightshift.agent.v1.ToAgent
+	14, // [14:16] is the sub-list for method output_type
+	12, // [12:14] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_agent_wire_wire_proto_init() }
@@ -1085,7 +1192,7 @@ func file_orchestrator_agent_wire_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_agent_wire_wire_proto_rawDesc), len(file_orchestrator_agent_wire_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
