@@ -51,7 +51,7 @@ func Next(spec *Spec, progress *Progress, pods *Pods, now time.Time) Verdict {
 		return finish(pods, Condition{Type: batchv1.JobFailed, Reason: target.Reason, Message: target.Message})
 	}
 	if progress.Started.IsZero() && !spec.Suspended {
-		return Verdict{Start: true}
+		return start(progress)
 	}
 	if condition, met := endOf(spec, progress, pods, now); met {
 		return Verdict{Conditions: []Condition{condition}}
@@ -61,17 +61,22 @@ func Next(spec *Spec, progress *Progress, pods *Pods, now time.Time) Verdict {
 		verdict.Wake = earliest(verdict.Wake, deadline)
 	}
 	active := pods.Active - verdict.Stop.Count + int32(len(verdict.Create))
-	switch suspended := progress.Has(batchv1.JobSuspended); {
+	switch {
 	case completed(spec, progress, active):
 		verdict.Conditions = append(verdict.Conditions, Condition{
 			Type: batchv1.JobSuccessCriteriaMet, Reason: batchv1.JobReasonCompletionsReached, Message: "Reached expected number of succeeded pods",
 		})
-	case spec.Suspended && !suspended:
+	case spec.Suspended && !progress.Has(batchv1.JobSuspended):
 		verdict.Conditions = append(verdict.Conditions, Condition{Type: batchv1.JobSuspended, Reason: "JobSuspended", Message: "Job suspended"})
-	case !spec.Suspended && suspended:
-		verdict.Conditions = append(verdict.Conditions, Condition{Type: batchv1.JobSuspended, False: true, Reason: "JobResumed", Message: "Job resumed"})
-		// Its deadline is counted from the resume on.
-		verdict.Start = true
+	}
+	return verdict
+}
+
+// start begins the Job, or lets it go on: its deadline is counted from here.
+func start(progress *Progress) Verdict {
+	verdict := Verdict{Start: true}
+	if progress.Has(batchv1.JobSuspended) {
+		verdict.Conditions = []Condition{{Type: batchv1.JobSuspended, False: true, Reason: "JobResumed", Message: "Job resumed"}}
 	}
 	return verdict
 }
