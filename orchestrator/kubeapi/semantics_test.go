@@ -19,7 +19,10 @@ func TestASuspendedJobTakesOtherResourcesAndRunsWithThemOnceResumed(t *testing.T
 	wanted := newJob("a", 1)
 	wanted.Spec.Suspend = ptr(true)
 	p.create(wanted)
-	p.until("the Job is suspended", func(s *engine.State) bool { found, _ := s.JobOf("default", "a"); return found.Progress.Has(batchv1.JobSuspended) })
+	p.until("the Job is suspended", func(s *engine.State) bool {
+		found, _ := s.JobOf("default", "a")
+		return found.Progress.Has(batchv1.JobSuspended)
+	})
 	got, err := jobs.Get(t.Context(), "a", metav1.GetOptions{})
 	p.must(err)
 	if got.Status.StartTime != nil || got.Status.Conditions[0].Reason != "JobSuspended" {
