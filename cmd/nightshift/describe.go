@@ -26,8 +26,8 @@ func inWordsOf(state *engine.State, fact *event.Fact) string {
 	case *event.Fact_PodUnplaceable:
 		return fmt.Sprintf("pod %s waits: %s", podName(state, body.PodUnplaceable.GetUid()), body.PodUnplaceable.GetReason())
 	case *event.Fact_PodStarted:
-		pod := state.Pods[body.PodStarted.GetUid()]
-		return fmt.Sprintf("pod %s started on %s", pod.Name, pod.Node)
+		pod, _ := state.Pod(body.PodStarted.GetUid())
+		return fmt.Sprintf("pod %s started on %s", pod.Name(), pod.Node())
 	case *event.Fact_PodRestarted:
 		return fmt.Sprintf("pod %s ended with exit code %d and restarts in place (restart %d)",
 			podName(state, body.PodRestarted.GetUid()), body.PodRestarted.GetExitCode(), body.PodRestarted.GetRestarts())
@@ -74,19 +74,19 @@ func describeSettled(settled *event.LaunchSettled) string {
 }
 
 func describeFinished(state *engine.State, finished *event.PodFinished) string {
-	pod := state.Pods[finished.GetUid()]
-	owner := state.Jobs[pod.JobUID]
+	pod, _ := state.Pod(finished.GetUid())
+	owner := pod.Job()
 	switch pod.Outcome {
 	case job.Succeeded:
-		return fmt.Sprintf("pod %s succeeded (%d of %d)", pod.Name, owner.Progress.Succeeded, owner.Spec.Completions)
+		return fmt.Sprintf("pod %s succeeded (%d of %d)", pod.Name(), owner.Progress.Succeeded, owner.Spec.Completions)
 	case job.Evicted:
-		return fmt.Sprintf("pod %s was evicted: %s", pod.Name, finished.GetMessage())
+		return fmt.Sprintf("pod %s was evicted: %s", pod.Name(), finished.GetMessage())
 	case job.Stopped:
-		return fmt.Sprintf("pod %s was stopped: %s", pod.Name, finished.GetMessage())
+		return fmt.Sprintf("pod %s was stopped: %s", pod.Name(), finished.GetMessage())
 	}
 	reason := strings.TrimSpace(finished.GetReason() + " " + finished.GetMessage())
 	return fmt.Sprintf("pod %s failed with exit code %d (%s), %d failures of %d borne",
-		pod.Name, finished.GetExitCode(), reason, owner.Progress.Failed, owner.Spec.BackoffLimit)
+		pod.Name(), finished.GetExitCode(), reason, owner.Progress.Failed, owner.Spec.BackoffLimit)
 }
 
 // isTrouble tells whether a fact is more than the ordinary course of things.
@@ -112,8 +112,8 @@ func jobName(state *engine.State, uid string) string {
 }
 
 func podName(state *engine.State, uid string) string {
-	if pod, ok := state.Pods[uid]; ok {
-		return pod.Name
+	if pod, ok := state.Pod(uid); ok {
+		return pod.Name()
 	}
 	return uid
 }

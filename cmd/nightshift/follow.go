@@ -7,105 +7,101 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"time"
-
-	corev1 "k8s.io/api/core/v1"
-
-	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
-
-// lastWords is how long followed logs may take to end after their Jobs have.
-const lastWords = 5 * time.Second
 
 // maxLogLine bounds what is shown as one line; longer ones are cut into several.
 const maxLogLine = 64 << 10
 
-// followed streams what the pods of a session write, each run of a container by a goroutine of its own.
+// followed streams what the pods of a session write, each container by a goroutine of its own.
 type followed struct {
 	session *session
 	ctx     context.Context
 	stop    context.CancelFunc
-	begun   map[followedRun]bool
 	work    sync.WaitGroup
-}
-
-type followedRun struct {
-	podUID, container string
-	restart           int32
+	// ends tells of a pod by its UID that it has ended: all that it has written is in the archive then.
+	ends map[string]context.CancelFunc
 }
 
 func (s *session) startFollowing() *followed {
-	f := &followed{session: s, begun: make(map[followedRun]bool)}
+	f := &followed{session: s, ends: make(map[string]context.CancelFunc)}
 	f.ctx, f.stop = context.WithCancel(context.Background())
 	return f
 }
 
-// look begins to follow what has started since. A session that does not follow begins nothing.
-func (f *followed) look(state *engine.State) {
+// look begins to follow pods that have come to a node since. A session that does not follow begins nothing.
+func (f *followed) look(heard *listener) {
+	placed, ended := heard.takePods()
 	if !f.session.follow {
 		return
 	}
-	for _, uid := range f.session.uids {
-		owner := state.Jobs[uid]
-		for _, podUID := range owner.AllPods {
-			pod := state.Pods[podUID]
-			if pod.Started.IsZero() {
-				continue
-			}
-			spec := &owner.Object.Spec.Template.Spec
-			for i := range spec.Containers {
-				for restart := range pod.Restarts + 1 {
-					f.begin(owner, pod, &spec.Containers[i], len(spec.Containers) > 1, restart)
-				}
-			}
+	for _, pod := range placed {
+		running, end := context.WithCancel(f.ctx)
+		f.ends[pod.uid] = end
+		for _, container := range pod.containers {
+			f.work.Go(func() { f.container(running, pod, container) })
+		}
+	}
+	for _, uid := range ended {
+		if end, ok := f.ends[uid]; ok {
+			end()
+			delete(f.ends, uid)
 		}
 	}
 }
 
-func (f *followed) begin(owner *engine.Job, pod *engine.Pod, container *corev1.Container, several bool, restart int32) {
-	run := followedRun{pod.UID, container.Name, restart}
-	if f.begun[run] {
-		return
+// container shows what all runs of a container write. Running ends when its pod has ended.
+func (f *followed) container(running context.Context, pod placedPod, container string) {
+	name := pod.name
+	if len(pod.containers) > 1 {
+		name += "/" + container
 	}
-	f.begun[run] = true
-	name := pod.Name
-	if several {
-		name += "/" + container.Name
-	}
-	namespace, jobUID := owner.Namespace, owner.UID
-	f.work.Go(func() {
-		log, err := f.session.plane.openLog(f.ctx, namespace, jobUID, run)
-		if err == nil {
-			err = errors.Join(f.copy(name, log), log.Close())
+	for restart := int32(0); ; restart++ {
+		run := containerRun{pod.namespace, pod.jobUID, pod.uid, container, restart}
+		shown, err := f.copy(running, run, name, 0, true)
+		if err != nil && running.Err() != nil {
+			// What was not shown yet is all there.
+			_, err = f.copy(f.ctx, run, name, shown, false)
 		}
-		if err != nil && f.ctx.Err() == nil {
+		switch {
+		case errors.Is(err, errNoLog), f.ctx.Err() != nil:
+			return
+		case err != nil:
 			f.session.show.Log(name, "(the log breaks off: "+err.Error()+")")
+			return
 		}
-	})
+	}
 }
 
-// copy shows a log line by line.
-func (f *followed) copy(name string, log io.Reader) error {
+// copy shows a log from an offset on, line by line, and returns how far it came.
+func (f *followed) copy(ctx context.Context, run containerRun, name string, offset int64, follow bool) (shown int64, err error) {
+	log, err := f.session.plane.openLog(ctx, run, follow)
+	if err != nil {
+		return offset, err
+	}
+	defer log.Close()
+	if _, err := io.CopyN(io.Discard, log, offset); err != nil {
+		return offset, err
+	}
 	in := bufio.NewReaderSize(log, maxLogLine)
 	for {
 		line, err := in.ReadSlice('\n')
-		if len(line) > 0 {
+		whole := err == nil || errors.Is(err, bufio.ErrBufferFull) || errors.Is(err, io.EOF)
+		if len(line) > 0 && whole {
 			f.session.show.Log(name, strings.TrimSuffix(string(line), "\n"))
+			offset += int64(len(line))
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return nil
+			return offset, nil
 		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
-			return err
+			return offset, err
 		}
 	}
 }
 
-// wait returns when all logs have ended; those of a run that was broken off are not waited for.
+// wait returns when all logs have been shown; those of a session that was broken off are not waited for.
 func (f *followed) wait(whole bool) {
-	if whole {
-		defer time.AfterFunc(lastWords, f.stop).Stop()
-	} else {
+	if !whole {
 		f.stop()
 	}
 	f.work.Wait()

@@ -28,6 +28,44 @@ type listener struct {
 
 	mu   sync.Mutex
 	told []screen.Change
+	// placed and ended are the pods that came to a node, and those that ended.
+	placed []placedPod
+	ended  []string
+}
+
+// placedPod is a pod whose containers are going to write.
+type placedPod struct {
+	namespace, jobUID, uid, name string
+	// containers in the order in which they start.
+	containers []string
+}
+
+// takePods returns the pods that came to a node since it was last called, and the UIDs of those that ended.
+func (l *listener) takePods() (placed []placedPod, ended []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	placed, ended = l.placed, l.ended
+	l.placed, l.ended = nil, nil
+	return placed, ended
+}
+
+// follow notes what becomes of a pod.
+func (l *listener) follow(state *engine.State, fact *event.Fact) {
+	switch body := fact.Body.(type) {
+	case *event.Fact_PodBound:
+		pod, _ := state.Pod(body.PodBound.GetUid())
+		placed := placedPod{namespace: pod.Namespace(), jobUID: pod.Job().UID, uid: pod.UID(), name: pod.Name()}
+		spec := &pod.Job().Object.Spec.Template.Spec
+		for i := range spec.InitContainers {
+			placed.containers = append(placed.containers, spec.InitContainers[i].Name)
+		}
+		for i := range spec.Containers {
+			placed.containers = append(placed.containers, spec.Containers[i].Name)
+		}
+		l.placed = append(l.placed, placed)
+	case *event.Fact_PodFinished:
+		l.ended = append(l.ended, body.PodFinished.GetUid())
+	}
 }
 
 // tellTo shows what was told since it was last called.
@@ -68,14 +106,14 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 		return
 	}
 	line := screen.Change{At: fact.At(), Text: inWordsOf(state, fact), Trouble: isTrouble(fact)}
-	if line.Text == "" {
-		return
-	}
 	about, isJob := jobOf(state, fact)
 	for l := range n.listeners {
 		if !isJob || l.jobs[about] {
 			l.mu.Lock()
-			l.told = append(l.told, line)
+			if line.Text != "" {
+				l.told = append(l.told, line)
+			}
+			l.follow(state, fact)
 			l.mu.Unlock()
 		}
 	}
@@ -91,8 +129,8 @@ func jobOf(state *engine.State, fact *event.Fact) (engine.Name, bool) {
 	} else if of, ok := body.(interface{ GetUid() string }); ok {
 		uid = of.GetUid()
 	}
-	if pod, ok := state.Pods[uid]; ok {
-		uid = pod.JobUID
+	if pod, ok := state.Pod(uid); ok {
+		uid = pod.Job().UID
 	}
 	owner, ok := state.Jobs[uid]
 	if !ok {
@@ -103,7 +141,7 @@ func jobOf(state *engine.State, fact *event.Fact) (engine.Name, bool) {
 
 // CostOf implements telemetry.Costs: what an attempt has cost, in micro-dollars.
 func (n *narrator) CostOf(podUID string) (micros int64, known bool) {
-	pod, known := n.state.Pods[podUID]
+	pod, known := n.state.Pod(podUID)
 	if !known {
 		return 0, false
 	}

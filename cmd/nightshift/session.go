@@ -76,17 +76,17 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 		ended, now = ended[:0], screen.Tally{}
 		for _, uid := range s.uids {
 			owner := state.Jobs[uid]
-			now.Add(state, owner)
+			now.Add(owner)
 			if owner.Receipt != nil {
 				ended = append(ended, screen.Conclude(owner, s.plane.settings.dataDir))
 			}
 		}
 		now.Pace(time.Since(began))
-		logs.look(state)
 		return len(ended) == len(s.uids)
 	}, func() {
 		heard.tellTo(s.show)
 		s.show.Count(now)
+		logs.look(heard)
 	})
 	logs.wait(err == nil)
 	return ended, err

@@ -328,11 +328,20 @@ func (s logSource) OpenLog(ctx context.Context, run kubeapi.LogRun, options kube
 	return log, err
 }
 
-// openLog follows one run of a container.
-func (c *controlPlane) openLog(ctx context.Context, namespace, jobUID string, run followedRun) (io.ReadCloser, error) {
+// containerRun names one run of a container.
+type containerRun struct {
+	namespace, jobUID, podUID, container string
+	restart                              int32
+}
+
+// errNoLog: nothing is kept of that run.
+var errNoLog = archive.ErrNoLog
+
+// openLog reads what one run of a container has written, and goes on with what it writes later if it is to follow.
+func (c *controlPlane) openLog(ctx context.Context, run containerRun, follow bool) (io.ReadCloser, error) {
 	return c.archive.OpenLog(ctx, archive.LogRun{
-		Tenant: namespace, JobUID: jobUID, PodUID: run.podUID, Container: run.container, Restart: run.restart,
-	}, archive.LogOptions{Follow: true})
+		Tenant: run.namespace, JobUID: run.jobUID, PodUID: run.podUID, Container: run.container, Restart: run.restart,
+	}, archive.LogOptions{Follow: follow})
 }
 
 // jobCreator is the desk with its denials in the API's words.
@@ -352,8 +361,8 @@ type podLookup struct{ view *view.View }
 
 func (l podLookup) PodOwner(podUID string) (node, tenant, jobUID string, ok bool) {
 	l.view.Read(func(state *engine.State) {
-		if pod, found := state.Pods[podUID]; found {
-			node, tenant, jobUID, ok = pod.Node, pod.Namespace, pod.JobUID, true
+		if pod, found := state.Pod(podUID); found {
+			node, tenant, jobUID, ok = pod.Node(), pod.Namespace(), pod.Job().UID, true
 		}
 	})
 	return node, tenant, jobUID, ok

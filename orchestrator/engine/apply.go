@@ -7,11 +7,11 @@ import (
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/ledger"
-	"github.com/nightshift-batch/nightshift/orchestrator/placement"
 )
 
 // Apply brings the state to what holds after the fact, which is the one numbered Seq+1. It makes no choice. A fact that does
@@ -25,8 +25,10 @@ func (s *State) Apply(fact *event.Fact) {
 		if len(s.Seed) == 0 {
 			s.Seed = body.TermBegan.GetSeed()
 		}
+		s.markAll()
 	case *event.Fact_FleetClosed:
 		s.Closed = body.FleetClosed.GetReason()
+		s.markAll()
 	case *event.Fact_OffersObserved:
 		s.observeOffers(body.OffersObserved.GetProvider(), body.OffersObserved.GetOffers())
 	case *event.Fact_ObjectPut:
@@ -36,7 +38,7 @@ func (s *State) Apply(fact *event.Fact) {
 		gone := body.ObjectDeleted
 		delete(s.Objects, ObjectKey{gone.GetResource(), gone.GetNamespace(), gone.GetName()})
 	default:
-		if !s.applyToJob(fact) && !s.applyToPod(fact) && !s.applyToNode(fact) {
+		if !s.applyToPod(fact) && !s.applyToJob(fact) && !s.applyToNode(fact) {
 			panic(fmt.Sprintf("engine: fact %d is of kind %q, which Apply does not know", s.Seq, fact.GetKind()))
 		}
 	}
@@ -47,24 +49,22 @@ func (s *State) applyToJob(fact *event.Fact) bool {
 	case *event.Fact_JobCreated:
 		s.createJob(body.JobCreated)
 	case *event.Fact_JobUpdated:
-		owner := s.touchJob(body.JobUpdated.GetUid())
-		owner.Object = decodeJob(body.JobUpdated.GetJob(), s.Seq)
-		owner.Spec, owner.Digest = job.SpecOf(owner.Object), body.JobUpdated.GetSpecDigest()
+		s.updateJob(body.JobUpdated)
 	case *event.Fact_JobAdmitted:
-		s.touchJob(body.JobAdmitted.GetUid()).Profile = body.JobAdmitted.GetProfile()
+		owner := s.touchJob(body.JobAdmitted.GetUid())
+		owner.Profile = body.JobAdmitted.GetProfile()
+		delete(s.undecided, owner)
 	case *event.Fact_JobDenied:
 		s.removeJob(body.JobDenied.GetUid())
 	case *event.Fact_JobStarted:
 		s.touchJob(body.JobStarted.GetUid()).Progress.Started = s.Now
 	case *event.Fact_JobConditionSet:
-		set := body.JobConditionSet
-		progress := &s.touchJob(set.GetUid()).Progress
-		// A new slice: views hold the old one.
-		progress.Conditions = append(slices.Clone(progress.Conditions), job.Condition{
-			Type: batchv1.JobConditionType(set.GetType()), Reason: set.GetReason(), Message: set.GetMessage(), At: s.Now,
-		})
+		s.setCondition(body.JobConditionSet)
 	case *event.Fact_JobDeletionRequested:
-		s.touchJob(body.JobDeletionRequested.GetUid()).DeletionRequested = s.Now
+		owner := s.touchJob(body.JobDeletionRequested.GetUid())
+		owner.DeletionRequested = s.Now
+		delete(s.undecided, owner)
+		s.stopsRunning(owner)
 	case *event.Fact_JobDeleted:
 		s.removeJob(body.JobDeleted.GetUid())
 	case *event.Fact_ReceiptIssued:
@@ -82,10 +82,12 @@ func (s *State) createJob(created *event.JobCreated) {
 	}
 	owner := &Job{
 		UID: created.GetUid(), Name: Name{object.Namespace, created.GetName()}, Object: object, Digest: created.GetSpecDigest(), User: created.GetUser(),
-		Spec: job.SpecOf(object), Version: s.Seq, Created: s.Now, Attempts: make(map[int32]int32),
+		Spec: job.SpecOf(object), Version: s.Seq, Created: s.Now, again: make(map[int32]int32), paying: make(map[*Node]bool),
 	}
+	owner.template = &Template{Template: job.TemplateOf(object), job: owner, Object: object}
 	s.Jobs[owner.UID] = owner
 	s.JobNames[owner.Name] = owner.UID
+	s.undecided[owner] = true
 }
 
 func decodeJob(encoded []byte, seq uint64) *batchv1.Job {
@@ -96,108 +98,61 @@ func decodeJob(encoded []byte, seq uint64) *batchv1.Job {
 	return object
 }
 
+// updateJob replaces the object. Pods that were made keep the template that they were made of.
+func (s *State) updateJob(updated *event.JobUpdated) {
+	owner := s.touchJob(updated.GetUid())
+	object := decodeJob(updated.GetJob(), s.Seq)
+	if !apiequality.Semantic.DeepEqual(object.Spec.Template, owner.template.Object.Spec.Template) {
+		owner.template = &Template{Template: job.TemplateOf(object), job: owner, Object: object}
+	}
+	before := owner.Spec.Completions
+	owner.Object, owner.Spec, owner.Digest = object, job.SpecOf(object), updated.GetSpecDigest()
+	if owner.Spec.Indexed && owner.Spec.Completions < before && !owner.Ended() {
+		owner.Progress.Resize(owner.Spec.Completions)
+	}
+	owner.Counts.Recount()
+}
+
+func (s *State) setCondition(set *event.JobConditionSet) {
+	owner := s.touchJob(set.GetUid())
+	owner.Progress.Set(job.Condition{
+		Type: batchv1.JobConditionType(set.GetType()), False: set.GetStatus() == "False", Reason: set.GetReason(), Message: set.GetMessage(), At: s.Now,
+	})
+	if set.GetClearsStartTime() {
+		owner.Progress.Started = time.Time{}
+	}
+	if owner.Ended() {
+		s.stopsRunning(owner)
+	}
+}
+
+// stopsRunning notes that the Job needs its nodes no more.
+func (s *State) stopsRunning(owner *Job) {
+	for node := range owner.paying {
+		s.markRelease(node)
+	}
+	s.markEnds(owner)
+}
+
 // removeJob forgets a Job and its pods, all of which have ended.
 func (s *State) removeJob(uid string) {
 	owner := s.mustJob(uid)
-	for _, pod := range owner.AllPods {
-		delete(s.PodNames, Name{owner.Namespace, s.Pods[pod].Name})
-		delete(s.Pods, pod)
+	for _, pod := range owner.pods {
+		s.pods.remove(pod)
 	}
 	delete(s.Jobs, uid)
 	delete(s.JobNames, owner.Name)
-}
-
-func (s *State) applyToPod(fact *event.Fact) bool {
-	switch body := fact.Body.(type) {
-	case *event.Fact_PodCreated:
-		s.createPod(body.PodCreated)
-	case *event.Fact_PodBound:
-		s.bindPod(body.PodBound)
-	case *event.Fact_PodUnplaceable:
-		pod := s.touchPod(body.PodUnplaceable.GetUid())
-		pod.Reason, pod.Message = "Unschedulable", body.PodUnplaceable.GetReason()
-	case *event.Fact_PodStarted:
-		s.touchPod(body.PodStarted.GetUid()).Started = s.Now
-	case *event.Fact_PodRestarted:
-		pod := s.touchPod(body.PodRestarted.GetUid())
-		pod.Restarts, pod.ExitCode = body.PodRestarted.GetRestarts(), body.PodRestarted.GetExitCode()
-	case *event.Fact_PodStopping:
-		pod := s.touchPod(body.PodStopping.GetUid())
-		pod.Stopping, pod.GraceSeconds = s.Now, body.PodStopping.GetGraceSeconds()
-		pod.EvictionPending = body.PodStopping.GetEviction()
-		pod.Reason, pod.Message = body.PodStopping.GetReason(), body.PodStopping.GetMessage()
-	case *event.Fact_PodFinished:
-		s.finishPod(body.PodFinished)
-	default:
-		return false
+	delete(s.undecided, owner)
+	s.wakeJob(owner, time.Time{})
+	for node := range owner.paying {
+		s.markRelease(node)
 	}
-	return true
-}
-
-func (s *State) createPod(created *event.PodCreated) {
-	owner := s.touchJob(created.GetJobUid())
-	pod := &Pod{JobUID: owner.UID, Namespace: owner.Namespace, Version: s.Seq, Pod: job.Pod{
-		UID: created.GetUid(), Name: created.GetName(), Index: created.GetIndex(), Attempt: created.GetAttempt(), Created: s.Now,
-	}}
-	s.Pods[pod.UID] = pod
-	s.PodNames[Name{pod.Namespace, pod.Name}] = pod.UID
-	owner.LivePods = append(owner.LivePods, pod.UID)
-	owner.AllPods = append(owner.AllPods, pod.UID)
-	owner.Attempts[pod.Index] = pod.Attempt + 1
-}
-
-func (s *State) bindPod(bound *event.PodBound) {
-	pod, node := s.touchPod(bound.GetUid()), s.touchNode(bound.GetNode())
-	s.charge(node)
-	pod.Node, pod.Instance, pod.Bound, pod.Epoch = node.Name, node.InstanceID, s.Now, bound.GetEpoch()
-	pod.Reason, pod.Message = "", ""
-	s.Epoch = max(s.Epoch, bound.GetEpoch())
-	node.Pods = append(node.Pods, pod.UID)
-	node.PaidBy = pod.JobUID
-}
-
-// outcomes translates the log's words into those of package job.
-var outcomes = map[event.PodFinished_Outcome]job.Outcome{
-	event.PodFinished_SUCCEEDED: job.Succeeded,
-	event.PodFinished_FAILED:    job.Failed,
-	event.PodFinished_EVICTED:   job.Evicted,
-	event.PodFinished_STOPPED:   job.Stopped,
-}
-
-func (s *State) finishPod(finished *event.PodFinished) {
-	pod := s.touchPod(finished.GetUid())
-	outcome, known := outcomes[finished.GetOutcome()]
-	if !known || !pod.IsLive() {
-		panic(fmt.Sprintf("engine: fact %d ends pod %s as %v, which is %v already", s.Seq, pod.UID, finished.GetOutcome(), pod.Outcome))
-	}
-	if node, ok := s.Nodes[pod.Node]; ok {
-		s.charge(node)
-		node.Pods = without(node.Pods, pod.UID)
-		node.Version = s.Seq
-		if len(node.Pods) == 0 {
-			node.IdleSince = s.Now
-		}
-	}
-	pod.Outcome, pod.Finished = outcome, s.Now
-	pod.ExitCode, pod.Restarts = finished.GetExitCode(), max(pod.Restarts, finished.GetRestarts())
-	pod.Reason, pod.Message = finished.GetReason(), finished.GetMessage()
-	owner := s.mustJob(pod.JobUID)
-	owner.LivePods = without(owner.LivePods, pod.UID)
-	owner.Progress = owner.Progress.Count(outcome, pod.Index, s.Now)
-	owner.Account = owner.Account.WithAttempt(pod.Charge, outcome == job.Evicted)
 }
 
 func (s *State) applyToNode(fact *event.Fact) bool {
 	switch body := fact.Body.(type) {
 	case *event.Fact_LaunchIntended:
-		intended := body.LaunchIntended
-		s.Launches[intended.GetKey()] = &Launch{
-			Key: intended.GetKey(), Provider: intended.GetProvider(), Offers: intended.GetOffers(), Count: intended.GetCount(),
-			JobUID: intended.GetJobUid(), Tenant: fact.GetTenant(), Intended: s.Now, Reason: intended.GetReason(),
-		}
-		s.Launched++
-		offer := placementOffer(intended.GetProvider(), intended.GetOffers()[0])
-		s.taken[offer.Pool()] += int64(intended.GetCount())
+		s.intendLaunch(body.LaunchIntended, fact.GetTenant())
 	case *event.Fact_LaunchSettled:
 		s.settleLaunch(body.LaunchSettled)
 	case *event.Fact_NodeJoined:
@@ -206,23 +161,62 @@ func (s *State) applyToNode(fact *event.Fact) bool {
 	case *event.Fact_NodeNoticed:
 		node := s.touchNode(body.NodeNoticed.GetNode())
 		node.Noticed, node.Deadline = s.Now, time.Unix(0, body.NodeNoticed.GetDeadlineUnixNano()).UTC()
+		s.markEvict(node)
 	case *event.Fact_NodeReleaseIntended:
 		node := s.touchNode(body.NodeReleaseIntended.GetNode())
 		s.charge(node)
 		node.Released, node.ReleaseReason = s.Now, body.NodeReleaseIntended.GetReason()
+		s.pay(node, nil)
 	case *event.Fact_NodeGone:
-		node := s.touchNode(body.NodeGone.GetNode())
-		s.charge(node)
-		delete(s.Nodes, node.Name)
-		delete(s.instances, instanceKey{node.Provider, node.InstanceID})
-		// What was refused may be had again, now that one is given back.
-		if key := (offerKey{node.Provider, node.Offer.GetId()}); !s.pauses[key].until.IsZero() {
-			s.pauses[key] = pause{refusals: s.pauses[key].refusals}
-		}
+		s.loseNode(s.touchNode(body.NodeGone.GetNode()))
 	default:
 		return false
 	}
 	return true
+}
+
+func (s *State) intendLaunch(intended *event.LaunchIntended, tenant string) {
+	s.Launches[intended.GetKey()] = &Launch{
+		Key: intended.GetKey(), Provider: intended.GetProvider(), Offers: intended.GetOffers(), Count: intended.GetCount(),
+		JobUID: intended.GetJobUid(), Tenant: tenant, Intended: s.Now, Reason: intended.GetReason(),
+	}
+	s.Launched++
+	if owner, ok := s.Jobs[intended.GetJobUid()]; ok {
+		owner.launches++
+	}
+	offer := placementOffer(intended.GetProvider(), intended.GetOffers()[0])
+	s.taken[offer.Pool()] += int64(intended.GetCount())
+	s.work.place = true
+}
+
+// loseNode forgets a node that holds nothing any more.
+func (s *State) loseNode(node *Node) {
+	s.charge(node)
+	s.pay(node, nil)
+	s.wakeNode(node, time.Time{})
+	delete(s.work.stray, node)
+	delete(s.Nodes, node.Name)
+	delete(s.instances, instanceKey{node.Provider, node.InstanceID})
+	// What was refused may be had again, now that one is given back.
+	if key := (offerKey{node.Provider, node.Offer.GetId()}); !s.pauses[key].until.IsZero() {
+		s.pauses[key] = pause{refusals: s.pauses[key].refusals}
+	}
+	s.work.place = true
+}
+
+// pay notes which Job pays for the node while it is empty; nil ends it.
+func (s *State) pay(node *Node, payer *Job) {
+	if former := node.payer; former != nil && former != payer {
+		delete(former.paying, node)
+		s.markEnds(former)
+	}
+	if payer != nil {
+		if node.payer != payer {
+			payer.paying[node] = true
+			s.markRelease(node)
+		}
+		node.payer = payer
+	}
 }
 
 // observeOffers replaces a provider's offers. What was asked for before is in what the provider says is available.
@@ -232,6 +226,7 @@ func (s *State) observeOffers(provider string, offers []*event.Offer) {
 		delete(s.taken, offer.Pool())
 	}
 	s.Offers[provider] = offers
+	s.work.place = true
 }
 
 func (s *State) settleLaunch(settled *event.LaunchSettled) {
@@ -240,6 +235,11 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 		panic(fmt.Sprintf("engine: fact %d settles launch %q, which is not open", s.Seq, settled.GetKey()))
 	}
 	delete(s.Launches, launch.Key)
+	payer := s.Jobs[launch.JobUID]
+	if payer != nil {
+		payer.launches--
+		s.markEnds(payer)
+	}
 	for _, launched := range settled.GetNodes() {
 		offer := launch.Offers[0]
 		for _, candidate := range launch.Offers {
@@ -249,10 +249,12 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 		}
 		node := &Node{
 			Name: launched.GetNode(), Provider: launch.Provider, InstanceID: launched.GetInstanceId(), LaunchKey: launch.Key, Offer: offer,
-			Capacity: placement.Vector(offer.GetResources()), Launched: s.Now, IdleSince: s.Now, PaidBy: launch.JobUID, Accrued: s.Now, Version: s.Seq,
+			Capacity: offer.GetResources(), free: offer.GetResources(), Launched: s.Now, IdleSince: s.Now, Accrued: s.Now, Version: s.Seq,
 		}
 		s.Nodes[node.Name] = node
 		s.instances[instanceKey{node.Provider, node.InstanceID}] = node.Name
+		s.pay(node, payer)
+		s.markRelease(node)
 	}
 	for _, offer := range launch.Offers {
 		key := offerKey{launch.Provider, offer.GetId()}
@@ -262,6 +264,7 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 			delete(s.pauses, key)
 		}
 	}
+	s.work.place = true
 }
 
 // charge brings the node's price up to the present: to the pods on it by their dominant share, or to the Job that pays
@@ -273,21 +276,31 @@ func (s *State) charge(node *Node) {
 	paid := ledger.Accrue(node.Offer.GetPriceMicrosPerHour(), node.Accrued, s.Now)
 	onDemand := ledger.Accrue(node.Offer.GetOnDemandPriceMicrosPerHour(), node.Accrued, s.Now)
 	node.Accrued = s.Now
-	if len(node.Pods) == 0 {
-		if payer, ok := s.Jobs[node.PaidBy]; ok {
+	if paid == 0 && onDemand == 0 {
+		return
+	}
+	if len(node.pods) == 0 {
+		if payer, ok := s.payerOf(node); ok {
 			payer.Account = payer.Account.WithIdle(ledger.Charge{Paid: paid, OnDemand: onDemand})
 		}
 		return
 	}
-	weights := make([]int64, len(node.Pods))
-	for i, uid := range node.Pods {
-		weights[i] = node.Capacity.DominantShare(s.Jobs[s.Pods[uid].JobUID].Spec.Requests)
+	weights := make([]int64, len(node.pods))
+	for i, pod := range node.pods {
+		weights[i] = int64(pod.share)
 	}
 	paidShares, onDemandShares := ledger.Split(paid, weights), ledger.Split(onDemand, weights)
-	for i, uid := range node.Pods {
-		pod := s.Pods[uid]
+	for i, pod := range node.pods {
 		pod.Charge = pod.Charge.Plus(ledger.Charge{Paid: paidShares[i], OnDemand: onDemandShares[i]})
 	}
+}
+
+// payerOf returns the Job that pays for the node while it is empty, if it is there.
+func (s *State) payerOf(node *Node) (*Job, bool) {
+	if node.payer == nil {
+		return nil, false
+	}
+	return node.payer, s.Jobs[node.payer.UID] == node.payer
 }
 
 func (s *State) mustJob(uid string) *Job {
@@ -301,18 +314,8 @@ func (s *State) mustJob(uid string) *Job {
 func (s *State) touchJob(uid string) *Job {
 	owner := s.mustJob(uid)
 	owner.Version = s.Seq
+	s.markAdvance(owner)
 	return owner
-}
-
-// touchPod returns the pod and marks it and its Job as changed.
-func (s *State) touchPod(uid string) *Pod {
-	pod, ok := s.Pods[uid]
-	if !ok {
-		panic(fmt.Sprintf("engine: fact %d names pod %q, which does not exist", s.Seq, uid))
-	}
-	pod.Version = s.Seq
-	s.touchJob(pod.JobUID)
-	return pod
 }
 
 func (s *State) touchNode(name string) *Node {
@@ -321,15 +324,7 @@ func (s *State) touchNode(name string) *Node {
 		panic(fmt.Sprintf("engine: fact %d names node %q, which does not exist", s.Seq, name))
 	}
 	node.Version = s.Seq
+	s.markRelease(node)
+	s.work.place = true
 	return node
-}
-
-func without(list []string, item string) []string {
-	kept := make([]string, 0, len(list))
-	for _, each := range list {
-		if each != item {
-			kept = append(kept, each)
-		}
-	}
-	return kept
 }

@@ -7,6 +7,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 // Command asks the engine for something or tells it what was seen outside. The kinds are the structs of this file.
@@ -57,7 +58,7 @@ type DenyJob struct {
 // DeleteJob stops a Job's pods and removes it with them. UID, if not empty, must be the Job's.
 type DeleteJob struct{ Namespace, Name, UID string }
 
-// DeletePod stops a pod; the Job counts it as failed, as in Kubernetes. UID, if not empty, must be the pod's.
+// DeletePod stops a pod. The Job counts it as failed, as in Kubernetes: at once, or with podReplacementPolicy Failed when it has failed. UID, if not empty, must be the pod's.
 type DeletePod struct{ Namespace, Name, UID string }
 
 // PutObject creates (Version 0) or replaces an API object that the engine does not interpret.
@@ -118,9 +119,12 @@ type ReportPod struct {
 	Epoch    uint64
 	Phase    ReportPhase
 	Restarts int32
+	// ExitCode of the container that ended last.
 	ExitCode int32
-	Reason   string
-	Message  string
+	// Containers tell how each ended, those of init first, when the pod has ended. Empty says no more than ExitCode does.
+	Containers []job.Exit
+	Reason     string
+	Message    string
 }
 
 // ReportPhase is how far a pod has come on its node.

@@ -171,25 +171,6 @@ func (d *draft) deleteJob(command DeleteJob) error {
 	return nil
 }
 
-func (d *draft) deletePod(command DeletePod) error {
-	pod, ok := d.state.Pods[d.state.PodNames[Name{command.Namespace, command.Name}]]
-	if !ok {
-		return reject(NotFound, "pods %q not found", command.Name)
-	}
-	if command.UID != "" && command.UID != pod.UID {
-		return reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", command.UID, pod.UID)
-	}
-	if !pod.IsLive() {
-		return reject(Unfit, "pod %q has ended; it goes when its Job is deleted", command.Name)
-	}
-	if pod.Stopping.IsZero() {
-		d.stopPod(pod, "Deleted", "the pod was deleted", false, d.graceOf(pod))
-	}
-	return nil
-}
-
-func (d *draft) graceOf(pod *Pod) int64 { return d.state.Jobs[pod.JobUID].Spec.GraceSeconds }
-
 func (d *draft) putObject(command PutObject) error {
 	known, exists := d.state.Objects[command.Key]
 	switch {
@@ -228,61 +209,9 @@ func (d *draft) observeOffers(command ObserveOffers) {
 	d.add("", observed)
 }
 
-// stopPod tells a pod to end. One that has no node ends at once.
-func (d *draft) stopPod(pod *Pod, reason, message string, eviction bool, grace int64) {
-	tenant := pod.Namespace
-	d.add(tenant, &event.PodStopping{Uid: pod.UID, Reason: reason, Message: message, Eviction: eviction, GraceSeconds: grace})
-	if pod.Node == "" {
-		outcome := event.PodFinished_STOPPED
-		if eviction {
-			outcome = event.PodFinished_EVICTED
-		}
-		d.add(tenant, &event.PodFinished{Uid: pod.UID, Outcome: outcome, Reason: reason, Message: message})
-	}
-}
-
-// outcomeOf tells how a pod that ended on its node counts. What its node reports as a failure while it was being evicted is the
-// eviction; what succeeded in spite of it has succeeded.
-func outcomeOf(pod *Pod, succeeded bool) event.PodFinished_Outcome {
-	switch {
-	case succeeded:
-		return event.PodFinished_SUCCEEDED
-	case pod.EvictionPending:
-		return event.PodFinished_EVICTED
-	case !pod.Stopping.IsZero() && pod.Reason != "Deleted":
-		return event.PodFinished_STOPPED
-	}
-	return event.PodFinished_FAILED
-}
-
-func (d *draft) reportPod(command ReportPod) error {
-	pod, ok := d.state.Pods[command.UID]
-	if !ok || pod.Node != command.Node || pod.Epoch != command.Epoch || !pod.IsLive() {
-		return reject(Stale, "pod %s has no attempt %d that runs on %s", command.UID, command.Epoch, command.Node)
-	}
-	if pod.Started.IsZero() && pod.Stopping.IsZero() && command.Phase != ReportFailed {
-		d.add(pod.Namespace, &event.PodStarted{Uid: pod.UID})
-	}
-	if command.Restarts > pod.Restarts && command.Phase == ReportRunning {
-		d.add(pod.Namespace, &event.PodRestarted{Uid: pod.UID, Restarts: command.Restarts, ExitCode: command.ExitCode})
-	}
-	if command.Phase == ReportSucceeded || command.Phase == ReportFailed {
-		outcome := outcomeOf(pod, command.Phase == ReportSucceeded)
-		finished := &event.PodFinished{
-			Uid: pod.UID, Outcome: outcome, ExitCode: command.ExitCode, Reason: command.Reason, Message: command.Message,
-			Restarts: command.Restarts, FinishedUnixNano: d.now.UnixNano(),
-		}
-		if outcome == event.PodFinished_EVICTED || outcome == event.PodFinished_STOPPED {
-			finished.Reason, finished.Message = pod.Reason, pod.Message
-		}
-		d.add(pod.Namespace, finished)
-	}
-	return nil
-}
-
 // tenantOfNode is the tenant of the Job that pays for the node.
 func (d *draft) tenantOfNode(node *Node) string {
-	if payer, ok := d.state.Jobs[node.PaidBy]; ok {
+	if payer, ok := d.state.payerOf(node); ok {
 		return payer.Tenant()
 	}
 	return ""

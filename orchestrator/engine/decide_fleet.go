@@ -79,13 +79,8 @@ func (d *draft) instanceGone(command InstanceGone) {
 	if !ok {
 		return
 	}
-	for _, uid := range node.Pods {
-		pod := d.state.Pods[uid]
-		finished := &event.PodFinished{Uid: uid, Outcome: outcomeOf(pod, false), Reason: "NodeGone", Message: "its instance is gone: " + command.Cause}
-		if pod.Stopping.IsZero() {
-			finished.Outcome = event.PodFinished_EVICTED
-		}
-		d.add(pod.Namespace, finished)
+	for _, pod := range node.pods {
+		d.endLost(pod, "NodeGone", "its instance is gone: "+command.Cause)
 	}
 	d.add(d.tenantOfNode(node), &event.NodeGone{Node: node.Name, Cause: command.Cause})
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"maps"
 	"slices"
 	"sort"
 	"time"
@@ -46,11 +47,14 @@ type Admission struct {
 // admission describes a Job to policy.
 func (s *State) admission(owner *Job) Admission {
 	waiting := Admission{
-		UID: owner.UID, User: owner.User, Object: owner.Object, Pods: min(owner.Spec.Parallelism, owner.Spec.Completions), Requests: owner.Spec.Requests,
+		UID: owner.UID, User: owner.User, Object: owner.Object, Pods: owner.Spec.Parallelism, Requests: owner.template.Requests,
+	}
+	if !owner.Spec.IsWorkQueue() {
+		waiting.Pods = min(waiting.Pods, owner.Spec.Completions)
 	}
 	pods := make([]placement.Pod, waiting.Pods)
 	for i := range pods {
-		pods[i] = placement.Pod{Job: owner.UID, Requests: owner.Spec.Requests, Arch: owner.Spec.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
+		pods[i] = placement.Pod{Job: owner.UID, Requests: owner.template.Requests, Arch: owner.template.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
 	}
 	offers := (&draft{state: s, now: s.Now}).offers()
 	for i := range offers {
@@ -85,16 +89,16 @@ type Release struct {
 type Assignment struct {
 	Pod   job.Pod
 	Epoch uint64
-	// Job is the pod's Job as stored; never changed.
+	// Job is the pod's Job as stored when the pod was made; never changed.
 	Job *batchv1.Job
 }
 
 // Effects lists what the state wants done.
 func (s *State) Effects() Effects {
 	effects := Effects{Assignments: make(map[string][]Assignment), Wake: s.wake()}
-	for _, owner := range s.jobsByAge() {
-		// Policy decides by prices, so it is not asked before any are known.
-		if owner.Profile == nil && owner.DeletionRequested.IsZero() && len(s.Offers) > 0 {
+	// Policy decides by prices, so it is not asked before any are known.
+	if len(s.Offers) > 0 {
+		for _, owner := range slices.SortedFunc(maps.Keys(s.undecided), compareAge) {
 			effects.Admissions = append(effects.Admissions, s.admission(owner))
 		}
 	}
@@ -110,49 +114,22 @@ func (s *State) Effects() Effects {
 		if !node.Released.IsZero() {
 			effects.Releases = append(effects.Releases, Release{Node: name, Provider: node.Provider, InstanceID: node.InstanceID})
 		}
-		for _, uid := range node.Pods {
-			pod := s.Pods[uid]
-			effects.Assignments[name] = append(effects.Assignments[name], Assignment{Pod: pod.Pod, Epoch: pod.Epoch, Job: s.Jobs[pod.JobUID].Object})
+		if len(node.pods) > 0 {
+			effects.Assignments[name] = node.assignments()
 		}
 	}
 	return effects
 }
 
-// wake is the earliest time at which Tick would decide something.
-func (s *State) wake() time.Time {
-	var wake time.Time
-	add := func(at time.Time) {
-		if wake.IsZero() || (!at.IsZero() && at.Before(wake)) {
-			wake = at
+// assignments of the node, a new list whenever one of them has changed.
+func (n *Node) assignments() []Assignment {
+	if n.assigned == nil {
+		n.assigned = make([]Assignment, len(n.pods))
+		for i, pod := range n.pods {
+			n.assigned[i] = Assignment{Pod: pod.Render(), Epoch: pod.Epoch, Job: pod.template.Object}
 		}
 	}
-	for _, owner := range s.Jobs {
-		if s.runs(owner) {
-			add(job.Next(owner.Spec, &owner.Progress, s.livePods(owner), s.Now).Wake)
-		}
-	}
-	for _, node := range s.Nodes {
-		add(s.releaseDue(node))
-	}
-	if s.hasHomeless() {
-		for _, paused := range s.pauses {
-			if paused.until.After(s.Now) {
-				add(paused.until)
-			}
-		}
-	}
-	return wake
-}
-
-func (s *State) hasHomeless() bool {
-	for _, owner := range s.Jobs {
-		for _, uid := range owner.LivePods {
-			if s.Pods[uid].Node == "" {
-				return true
-			}
-		}
-	}
-	return false
+	return n.assigned
 }
 
 // jobsByAge returns all Jobs, the oldest first.
@@ -161,24 +138,8 @@ func (s *State) jobsByAge() []*Job {
 	for _, owner := range s.Jobs {
 		jobs = append(jobs, owner)
 	}
-	slices.SortFunc(jobs, func(a, b *Job) int {
-		if order := a.Created.Compare(b.Created); order != 0 {
-			return order
-		}
-		if a.UID < b.UID {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(jobs, compareAge)
 	return jobs
-}
-
-func (s *State) livePods(owner *Job) []job.Pod {
-	pods := make([]job.Pod, len(owner.LivePods))
-	for i, uid := range owner.LivePods {
-		pods[i] = s.Pods[uid].Pod
-	}
-	return pods
 }
 
 func sortedKeys[V any](m map[string]V) []string {

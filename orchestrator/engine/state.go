@@ -7,10 +7,14 @@
 //
 // A command that cannot be obeyed gives a *Rejection and no facts. Broken invariants are found by Check.
 //
+// What a command costs depends on what it changes, not on how much there is: Apply marks what may need a decision (work.go), and Jobs and
+// nodes keep counts and sets of their pods.
+//
 // State belongs to one goroutine. What Effects returns are copies and pointers to what never changes.
 package engine
 
 import (
+	"iter"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -36,10 +40,6 @@ type State struct {
 	Jobs map[string]*Job
 	// JobNames gives the UID of the Job that holds a name.
 	JobNames map[Name]string
-	// Pods by UID, of all Jobs in Jobs, live and ended.
-	Pods map[string]*Pod
-	// PodNames gives the UID of the pod that holds a name.
-	PodNames map[Name]string
 	// Nodes by name: launched and not gone.
 	Nodes map[string]*Node
 	// Launches by key: intended and not settled.
@@ -52,12 +52,21 @@ type State struct {
 	Epoch    uint64
 	Launched uint64
 
+	// pods of all Jobs in Jobs, live and ended.
+	pods podIndex
+	// homeless counts the live pods that have no node.
+	homeless int
+	// undecided are the Jobs about which policy has not decided.
+	undecided map[*Job]bool
 	// taken counts the instances asked for since a provider's offers were observed, by pool.
 	taken map[string]int64
 	// pauses of offers, by provider and offer id.
 	pauses map[offerKey]pause
 	// instances gives the node of a provider's instance.
 	instances map[instanceKey]string
+	// lastWhy is shared by pods for which the same was said in a row.
+	lastWhy *why
+	work    work
 }
 
 // Name is a name within a namespace.
@@ -101,16 +110,40 @@ type Job struct {
 	// Profile that policy granted; nil until admitted.
 	Profile  *event.Profile
 	Progress job.Progress
-	// LivePods in order of creation, and all pods ever created, in order.
-	LivePods []string
-	AllPods  []string
-	// Attempts made so far by index; job.NoIndex for a Job without indexes.
-	Attempts map[int32]int32
+	// Counts of the pods that have not ended.
+	Counts job.Pods
 	// DeletionRequested: its pods are stopped, then it goes. Zero if not.
 	DeletionRequested time.Time
 	Account           ledger.Account
+	// Evictions by reason, in order of the first.
+	Evictions []Eviction
 	// Receipt, once the Job has ended and no node works for it.
 	Receipt *event.Receipt
+
+	// template of which new pods are made.
+	template *Template
+	// pods ever created, in order; live and homeless are those of them that are so.
+	pods           []*Pod
+	live, homeless podList
+	// begun holds the indexes that had a pod, again how many those had that had more than one.
+	begun job.IndexSet
+	again map[int32]int32
+	// oddNames of pods by ordinal.
+	oddNames map[int32]string
+	// paying are the nodes that it pays for while they are empty, not those that are given back; launches those under way for it.
+	paying   map[*Node]bool
+	launches int
+	// wake is when its timer rings.
+	wake  time.Time
+	marks marks
+}
+
+// Eviction is what evictions for one reason have come to.
+type Eviction struct {
+	Reason string
+	Count  int64
+	// Lost is how long these attempts had run on their nodes.
+	Lost time.Duration
 }
 
 // Tenant that the Job belongs to.
@@ -122,24 +155,41 @@ func (j *Job) Ended() bool {
 	return ended
 }
 
-// Pod is one attempt of a Job.
-type Pod struct {
-	job.Pod
-	JobUID    string
-	Namespace string
-	// Epoch fences its reports; 0 until bound.
-	Epoch uint64
-	// EvictionPending: it is being stopped because its node goes away.
-	EvictionPending bool
-	// Instance that holds it, in the node's own words, kept after the node is gone.
-	Instance string
-	Version  uint64
-	// Charge is what it has cost so far.
-	Charge ledger.Charge
+// Attempts is how many pods were ever created for the Job.
+func (j *Job) Attempts() int { return len(j.pods) }
+
+// Pods returns the pods of the Job that were ever created, in order.
+func (j *Job) Pods() iter.Seq[*Pod] {
+	return func(yield func(*Pod) bool) {
+		for _, pod := range j.pods {
+			if !yield(pod) {
+				return
+			}
+		}
+	}
 }
 
-// IsLive tells whether the pod has not ended.
-func (p *Pod) IsLive() bool { return p.Outcome == job.Live }
+// Live returns the pods of the Job that have not ended, in order of creation.
+func (j *Job) Live() iter.Seq[*Pod] {
+	return func(yield func(*Pod) bool) {
+		for _, pod := range j.live.pods {
+			if pod.IsLive() && !yield(pod) {
+				return
+			}
+		}
+	}
+}
+
+// attempts made so far of an index.
+func (j *Job) attempts(index int32) int32 {
+	if index == job.NoIndex {
+		return int32(len(j.pods))
+	}
+	if !j.begun.Has(index) {
+		return 0
+	}
+	return max(1, j.again[index])
+}
 
 // Node is an instance that was launched.
 type Node struct {
@@ -159,19 +209,29 @@ type Node struct {
 	Released time.Time
 	// ReleaseReason, once released.
 	ReleaseReason string
-	// Pods bound here and not ended, in order of binding.
-	Pods []string
 	// IdleSince is when it last held no pod.
 	IdleSince time.Time
-	// PaidBy is the Job that pays for it while it holds none.
-	PaidBy string
 	// Accrued is up to when its price has been charged.
 	Accrued time.Time
 	Version uint64
+
+	// pods bound here and not ended, in order of binding, and what they leave free.
+	pods []*Pod
+	free placement.Vector
+	// payer is the Job that pays for it while it holds none; it may have been deleted.
+	payer *Job
+	// assigned is what Effects told last; nil when it has changed.
+	assigned []Assignment
+	// due is when its timer rings.
+	due   time.Time
+	marks marks
 }
 
 // Open tells whether pods may still be bound to the node.
 func (n *Node) Open() bool { return n.Noticed.IsZero() && n.Released.IsZero() }
+
+// Pods is how many pods are bound to the node and have not ended.
+func (n *Node) Pods() int { return len(n.pods) }
 
 // Launch is one call for instances whose outcome is not known yet.
 type Launch struct {
@@ -190,15 +250,16 @@ func NewState() *State {
 	return &State{
 		Jobs:      make(map[string]*Job),
 		JobNames:  make(map[Name]string),
-		Pods:      make(map[string]*Pod),
-		PodNames:  make(map[Name]string),
 		Nodes:     make(map[string]*Node),
 		Launches:  make(map[string]*Launch),
 		Offers:    make(map[string][]*event.Offer),
 		Objects:   make(map[ObjectKey]ObjectVersion),
+		pods:      podIndex{byUID: make(map[podUID]*Pod), byName: make(map[uint64]*Pod), byOddName: make(map[Name]*Pod)},
+		undecided: make(map[*Job]bool),
 		taken:     make(map[string]int64),
 		pauses:    make(map[offerKey]pause),
 		instances: make(map[instanceKey]string),
+		work:      work{stray: make(map[*Node]bool)},
 	}
 }
 
@@ -212,4 +273,30 @@ func (s *State) NodeOf(provider, instanceID string) (*Node, bool) {
 func (s *State) JobOf(namespace, name string) (*Job, bool) {
 	found, ok := s.Jobs[s.JobNames[Name{namespace, name}]]
 	return found, ok
+}
+
+// Pod returns the pod with the UID, live or ended, of a Job that is there.
+func (s *State) Pod(uid string) (*Pod, bool) {
+	parsed, ok := parseUID(uid)
+	if !ok {
+		return nil, false
+	}
+	pod, ok := s.pods.byUID[parsed]
+	return pod, ok
+}
+
+// PodOf returns the pod that holds a name.
+func (s *State) PodOf(namespace, name string) (*Pod, bool) {
+	return s.pods.named(Name{namespace, name})
+}
+
+// Pods returns all pods of all Jobs, in no order.
+func (s *State) Pods() iter.Seq[*Pod] {
+	return func(yield func(*Pod) bool) {
+		for _, pod := range s.pods.byUID {
+			if !yield(pod) {
+				return
+			}
+		}
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -128,27 +127,15 @@ func (s *story) replay() {
 		}
 		again.Apply(fact)
 	}
-	// Messages that were decoded carry caches of protobuf's own; what they say is compared below.
-	if !reflect.DeepEqual(outline(again), outline(s.state)) {
-		s.t.Errorf("the log does not replay to the same state:\n%+v\n%+v", outline(again), outline(s.state))
+	if got, want := outline(again), outline(s.state); got != want {
+		s.t.Errorf("the log does not replay to the same state:\n%s", firstDifference(want, got))
 	}
-}
-
-// outline is a state without protobuf messages.
-func outline(state *State) map[string]any {
-	outlined := map[string]any{"seq": state.Seq, "now": state.Now, "epoch": state.Epoch, "launched": state.Launched, "names": state.JobNames, "pauses": state.pauses}
-	for uid, owner := range state.Jobs {
-		outlined["job "+uid] = []any{owner.Spec, owner.Progress, owner.LivePods, owner.AllPods, owner.Attempts, owner.Account, owner.Receipt.String(), owner.Profile.String()}
+	if facts := Settle(again, again.Now); len(facts) > 0 {
+		s.t.Errorf("the replayed state is not at rest: %v", facts)
 	}
-	for uid, pod := range state.Pods {
-		outlined["pod "+uid] = *pod
+	if got, want := again.Effects().Wake, s.state.Effects().Wake; !got.Equal(want) {
+		s.t.Errorf("the replayed state wakes at %v, the other one at %v", got, want)
 	}
-	for name, node := range state.Nodes {
-		plain := *node
-		plain.Offer = nil
-		outlined["node "+name] = plain
-	}
-	return outlined
 }
 
 // alias puts short names in place of generated ones.
@@ -161,8 +148,8 @@ func (s *story) alias(text string) string {
 		pairs = append(pairs, node, fmt.Sprintf("n%d", i))
 	}
 	for _, owner := range s.state.Jobs {
-		for i, uid := range owner.AllPods {
-			pairs = append(pairs, uid, fmt.Sprintf("%s#%d", owner.Object.Name, i), s.state.Pods[uid].Name, fmt.Sprintf("%s#%d", owner.Object.Name, i))
+		for i, pod := range owner.pods {
+			pairs = append(pairs, pod.UID(), fmt.Sprintf("%s#%d", owner.Object.Name, i), pod.Name(), fmt.Sprintf("%s#%d", owner.Object.Name, i))
 		}
 	}
 	return strings.NewReplacer(pairs...).Replace(text)
@@ -175,10 +162,10 @@ func (s *story) pod(alias string) *Pod {
 		s.t.Fatalf("%q is no pod: %v", alias, err)
 	}
 	owner, ok := s.state.JobOf("default", name)
-	if !ok || ordinal >= len(owner.AllPods) {
+	if !ok || ordinal >= len(owner.pods) {
 		s.t.Fatalf("there is no pod %s", alias)
 	}
-	return s.state.Pods[owner.AllPods[ordinal]]
+	return owner.pods[ordinal]
 }
 
 func reflectedBody(fact *event.Fact) protoreflect.Message {

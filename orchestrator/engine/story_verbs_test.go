@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,6 +23,7 @@ func (s *story) verb(words []string) []string {
 	var names []string
 	settings := make(map[string]string)
 	for _, word := range words[1:] {
+		// JSON may hold the sign, so it is looked for once.
 		if key, value, found := strings.Cut(word, "="); found {
 			settings[key] = value
 		} else {
@@ -33,10 +35,20 @@ func (s *story) verb(words []string) []string {
 	case "after":
 		s.now = s.now.Add(a.duration(names[0]))
 		return s.submit(Tick{})
+	case "wait":
+		// No tick: the next command is the first to see the time.
+		s.now = s.now.Add(a.duration(names[0]))
+		return nil
 	case "offer":
 		return s.submit(a.offer())
 	case "job":
 		return s.submit(a.job())
+	case "supply":
+		return a.supply()
+	case "update":
+		return s.submit(a.update())
+	case "pod":
+		return s.show(s.pod(names[0]))
 	case "parallelism":
 		owner, _ := s.state.JobOf("default", names[0])
 		object := owner.Object.DeepCopy()
@@ -49,7 +61,7 @@ func (s *story) verb(words []string) []string {
 	case "delete":
 		return s.submit(DeleteJob{Namespace: "default", Name: names[0]})
 	case "delete-pod":
-		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name})
+		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name()})
 	case "settle":
 		return s.submit(a.settle())
 	case "join":
@@ -138,6 +150,7 @@ func (a arguments) job() CreateJob {
 			policy = corev1.RestartPolicyOnFailure
 		}
 	}
+	queue := slices.Contains(a.names[1:], "queue")
 	requests := corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(int64(*a.int32("cpu", 1000)), resource.DecimalSI)}
 	if a.settings["gpu"] != "" {
 		requests["nvidia.com/gpu"] = resource.MustParse(a.settings["gpu"])
@@ -145,6 +158,9 @@ func (a arguments) job() CreateJob {
 	object := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name + a.settings["uid"])}}
 	object.Spec.Completions, object.Spec.Parallelism, object.Spec.BackoffLimit = a.int32("completions", 1), a.int32("parallelism", 1), a.int32("backoff", 6)
 	object.Spec.CompletionMode = &mode
+	if queue {
+		object.Spec.Completions = nil
+	}
 	if a.settings["deadline"] != "" {
 		seconds := int64(*a.int32("deadline", 0))
 		object.Spec.ActiveDeadlineSeconds = &seconds
@@ -154,7 +170,74 @@ func (a arguments) job() CreateJob {
 		object.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelArchStable: arch}
 	}
 	object.Spec.Template.Spec.Containers = []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{Requests: requests}}}
+	a.overlay(object)
 	return CreateJob{Job: object, ReplaceEnded: a.settings["replace"] == "true"}
+}
+
+// overlay changes an object: spec=JSON is laid over its spec, note=KEY:VALUE becomes an annotation nightshift.dev/KEY.
+func (a arguments) overlay(object *batchv1.Job) {
+	if text := a.settings["spec"]; text != "" {
+		if err := json.Unmarshal([]byte(text), &object.Spec); err != nil {
+			a.s.t.Fatalf("%s: %v", text, err)
+		}
+	}
+	if key, value, given := strings.Cut(a.settings["note"], ":"); given {
+		object.Annotations = map[string]string{"nightshift.dev/" + key: value}
+	}
+}
+
+func (a arguments) update() UpdateJob {
+	owner, _ := a.s.state.JobOf("default", a.names[0])
+	object := owner.Object.DeepCopy()
+	a.overlay(object)
+	return UpdateJob{Job: object}
+}
+
+// supply settles the launches that are open and lets their nodes join, in the order in which they were intended.
+func (a arguments) supply() (lines []string) {
+	for at, key := range a.s.keys {
+		if _, open := a.s.state.Launches[key]; open {
+			settled := arguments{s: a.s, names: []string{fmt.Sprintf("L%d", at)}}.settle()
+			lines = append(lines, a.s.submit(settled)...)
+		}
+	}
+	for _, name := range a.s.nodes {
+		if node, ok := a.s.state.Nodes[name]; ok && node.Joined.IsZero() {
+			lines = append(lines, a.s.submit(JoinNode{Node: name})...)
+		}
+	}
+	return lines
+}
+
+// show prints what a client sees of a pod that its Job gave it.
+func (s *story) show(pod *Pod) []string {
+	object := job.PodObject(pod.Template().Object, pod.Render(), pod.Version)
+	shown := map[string]any{"annotations": object.Annotations, "finalizers": object.Finalizers, "phase": object.Status.Phase}
+	if object.DeletionTimestamp != nil {
+		shown["deletion"] = object.DeletionTimestamp
+	}
+	encoded, err := json.Marshal(shown)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return []string{string(encoded)}
+}
+
+// exits reads NAME:CODE,... of containers; init/NAME:CODE is one of init.
+func (a arguments) exits() (exits []job.Exit) {
+	for part := range strings.SplitSeq(a.settings["exits"], ",") {
+		name, code, given := strings.Cut(part, ":")
+		if !given {
+			continue
+		}
+		name, init := strings.CutPrefix(name, "init/")
+		number, err := strconv.ParseInt(code, 10, 32)
+		if err != nil {
+			a.s.t.Fatal(err)
+		}
+		exits = append(exits, job.Exit{Container: name, Code: int32(number), Init: init})
+	}
+	return exits
 }
 
 func (a arguments) settle() SettleLaunch {
@@ -192,10 +275,11 @@ func (a arguments) report(word string) ReportPod {
 	if a.settings["epoch"] == "old" {
 		epoch--
 	}
-	reported := ReportPod{Node: pod.Node, UID: pod.UID, Epoch: epoch, Phase: phase, Restarts: *a.int32("restarts", pod.Restarts), Reason: "Completed"}
+	reported := ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: epoch, Phase: phase, Restarts: *a.int32("restarts", pod.Restarts), Reason: "Completed"}
 	if word != "succeeded" {
 		reported.ExitCode, reported.Reason = *a.int32("exit", 0), "Error"
 	}
+	reported.Containers = a.exits()
 	return reported
 }
 
@@ -205,7 +289,7 @@ func (s *story) status(name string) []string {
 	if !ok {
 		return []string{"not found"}
 	}
-	rendered := job.Status(owner.Spec, &owner.Progress, s.state.livePods(owner))
+	rendered := job.Status(&owner.Spec, &owner.Progress, &owner.Counts)
 	for i := range rendered.Conditions {
 		rendered.Conditions[i].LastProbeTime = metav1.Time{}
 	}

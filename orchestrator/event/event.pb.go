@@ -80,7 +80,7 @@ func (x PodFinished_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodFinished_Outcome.Descriptor instead.
 func (PodFinished_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25, 0}
 }
 
 // Fact is one entry of the log. Its sequence number is its position and is not stored in it.
@@ -1427,13 +1427,17 @@ func (x *JobStarted) GetUid() string {
 }
 
 type JobConditionSet struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	Type          string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Uid     string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Type    string                 `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
+	Reason  string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// "True" or "False"; empty, as in facts of level 1, is "True".
+	Status string `protobuf:"bytes,5,opt,name=status,proto3" json:"status,omitempty"`
+	// The Job's start time is taken back with it: the Job was suspended.
+	ClearsStartTime bool `protobuf:"varint,6,opt,name=clears_start_time,json=clearsStartTime,proto3" json:"clears_start_time,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *JobConditionSet) Reset() {
@@ -1494,9 +1498,25 @@ func (x *JobConditionSet) GetMessage() string {
 	return ""
 }
 
+func (x *JobConditionSet) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *JobConditionSet) GetClearsStartTime() bool {
+	if x != nil {
+		return x.ClearsStartTime
+	}
+	return false
+}
+
 type JobDeletionRequested struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Why, if nobody asked for it: "TTLAfterFinished".
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1534,6 +1554,13 @@ func (*JobDeletionRequested) Descriptor() ([]byte, []int) {
 func (x *JobDeletionRequested) GetUid() string {
 	if x != nil {
 		return x.Uid
+	}
+	return ""
+}
+
+func (x *JobDeletionRequested) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -1644,12 +1671,16 @@ type Receipt struct {
 	// Part of cost_micros paid for attempts that were evicted.
 	EvictedMicros int64 `protobuf:"varint,3,opt,name=evicted_micros,json=evictedMicros,proto3" json:"evicted_micros,omitempty"`
 	// Part of cost_micros paid for time in which a node held no pod.
-	IdleMicros    int64  `protobuf:"varint,4,opt,name=idle_micros,json=idleMicros,proto3" json:"idle_micros,omitempty"`
-	Attempts      int64  `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	Evictions     int64  `protobuf:"varint,6,opt,name=evictions,proto3" json:"evictions,omitempty"`
-	Currency      string `protobuf:"bytes,7,opt,name=currency,proto3" json:"currency,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	IdleMicros int64  `protobuf:"varint,4,opt,name=idle_micros,json=idleMicros,proto3" json:"idle_micros,omitempty"`
+	Attempts   int64  `protobuf:"varint,5,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Evictions  int64  `protobuf:"varint,6,opt,name=evictions,proto3" json:"evictions,omitempty"`
+	Currency   string `protobuf:"bytes,7,opt,name=currency,proto3" json:"currency,omitempty"`
+	// Milliseconds that evicted attempts had run on their nodes: work that was lost.
+	EvictedMilliseconds int64 `protobuf:"varint,8,opt,name=evicted_milliseconds,json=evictedMilliseconds,proto3" json:"evicted_milliseconds,omitempty"`
+	// The evictions by reason, the most frequent first.
+	EvictionsByReason []*EvictionTally `protobuf:"bytes,9,rep,name=evictions_by_reason,json=evictionsByReason,proto3" json:"evictions_by_reason,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
@@ -1731,6 +1762,82 @@ func (x *Receipt) GetCurrency() string {
 	return ""
 }
 
+func (x *Receipt) GetEvictedMilliseconds() int64 {
+	if x != nil {
+		return x.EvictedMilliseconds
+	}
+	return 0
+}
+
+func (x *Receipt) GetEvictionsByReason() []*EvictionTally {
+	if x != nil {
+		return x.EvictionsByReason
+	}
+	return nil
+}
+
+// EvictionTally is what evictions for one reason have come to.
+type EvictionTally struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Reason string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Count  int64                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// Milliseconds that these attempts had run.
+	LostMilliseconds int64 `protobuf:"varint,3,opt,name=lost_milliseconds,json=lostMilliseconds,proto3" json:"lost_milliseconds,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *EvictionTally) Reset() {
+	*x = EvictionTally{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvictionTally) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvictionTally) ProtoMessage() {}
+
+func (x *EvictionTally) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvictionTally.ProtoReflect.Descriptor instead.
+func (*EvictionTally) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *EvictionTally) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *EvictionTally) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *EvictionTally) GetLostMilliseconds() int64 {
+	if x != nil {
+		return x.LostMilliseconds
+	}
+	return 0
+}
+
 type PodCreated struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Uid    string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -1739,14 +1846,17 @@ type PodCreated struct {
 	// Completion index; -1 for a Job that has none.
 	Index int32 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
 	// How many pods of the Job (or of the index, if it has one) came before this one.
-	Attempt       int32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Attempt int32 `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// With backoffLimitPerIndex: failures of the index that counted, and that a rule ignored, before this pod.
+	IndexFailures        int32 `protobuf:"varint,6,opt,name=index_failures,json=indexFailures,proto3" json:"index_failures,omitempty"`
+	IndexIgnoredFailures int32 `protobuf:"varint,7,opt,name=index_ignored_failures,json=indexIgnoredFailures,proto3" json:"index_ignored_failures,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *PodCreated) Reset() {
 	*x = PodCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1758,7 +1868,7 @@ func (x *PodCreated) String() string {
 func (*PodCreated) ProtoMessage() {}
 
 func (x *PodCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1771,7 +1881,7 @@ func (x *PodCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCreated.ProtoReflect.Descriptor instead.
 func (*PodCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PodCreated) GetUid() string {
@@ -1809,6 +1919,20 @@ func (x *PodCreated) GetAttempt() int32 {
 	return 0
 }
 
+func (x *PodCreated) GetIndexFailures() int32 {
+	if x != nil {
+		return x.IndexFailures
+	}
+	return 0
+}
+
+func (x *PodCreated) GetIndexIgnoredFailures() int32 {
+	if x != nil {
+		return x.IndexIgnoredFailures
+	}
+	return 0
+}
+
 type PodBound struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -1822,7 +1946,7 @@ type PodBound struct {
 
 func (x *PodBound) Reset() {
 	*x = PodBound{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +1958,7 @@ func (x *PodBound) String() string {
 func (*PodBound) ProtoMessage() {}
 
 func (x *PodBound) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +1971,7 @@ func (x *PodBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodBound.ProtoReflect.Descriptor instead.
 func (*PodBound) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PodBound) GetUid() string {
@@ -1889,7 +2013,7 @@ type PodUnplaceable struct {
 
 func (x *PodUnplaceable) Reset() {
 	*x = PodUnplaceable{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2025,7 @@ func (x *PodUnplaceable) String() string {
 func (*PodUnplaceable) ProtoMessage() {}
 
 func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2038,7 @@ func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodUnplaceable.ProtoReflect.Descriptor instead.
 func (*PodUnplaceable) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PodUnplaceable) GetUid() string {
@@ -1940,7 +2064,7 @@ type PodStarted struct {
 
 func (x *PodStarted) Reset() {
 	*x = PodStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1952,7 +2076,7 @@ func (x *PodStarted) String() string {
 func (*PodStarted) ProtoMessage() {}
 
 func (x *PodStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1965,7 +2089,7 @@ func (x *PodStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStarted.ProtoReflect.Descriptor instead.
 func (*PodStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PodStarted) GetUid() string {
@@ -1987,7 +2111,7 @@ type PodRestarted struct {
 
 func (x *PodRestarted) Reset() {
 	*x = PodRestarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1999,7 +2123,7 @@ func (x *PodRestarted) String() string {
 func (*PodRestarted) ProtoMessage() {}
 
 func (x *PodRestarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2012,7 +2136,7 @@ func (x *PodRestarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodRestarted.ProtoReflect.Descriptor instead.
 func (*PodRestarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PodRestarted) GetUid() string {
@@ -2041,17 +2165,22 @@ type PodStopping struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	// Why, as a Kubernetes reason; for an eviction also true in the next field.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
-	Eviction      bool   `protobuf:"varint,4,opt,name=eviction,proto3" json:"eviction,omitempty"`
-	GraceSeconds  int64  `protobuf:"varint,5,opt,name=grace_seconds,json=graceSeconds,proto3" json:"grace_seconds,omitempty"`
+	Reason       string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message      string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Eviction     bool   `protobuf:"varint,4,opt,name=eviction,proto3" json:"eviction,omitempty"`
+	GraceSeconds int64  `protobuf:"varint,5,opt,name=grace_seconds,json=graceSeconds,proto3" json:"grace_seconds,omitempty"`
+	// The pod gives up its place now: another one may take its index, and its end will count for nothing.
+	Released bool `protobuf:"varint,6,opt,name=released,proto3" json:"released,omitempty"`
+	// It counts as failed from here on, and its index with it if index_failed is set.
+	Failed        bool `protobuf:"varint,7,opt,name=failed,proto3" json:"failed,omitempty"`
+	IndexFailed   bool `protobuf:"varint,8,opt,name=index_failed,json=indexFailed,proto3" json:"index_failed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PodStopping) Reset() {
 	*x = PodStopping{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2192,7 @@ func (x *PodStopping) String() string {
 func (*PodStopping) ProtoMessage() {}
 
 func (x *PodStopping) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2205,7 @@ func (x *PodStopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStopping.ProtoReflect.Descriptor instead.
 func (*PodStopping) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PodStopping) GetUid() string {
@@ -2114,6 +2243,27 @@ func (x *PodStopping) GetGraceSeconds() int64 {
 	return 0
 }
 
+func (x *PodStopping) GetReleased() bool {
+	if x != nil {
+		return x.Released
+	}
+	return false
+}
+
+func (x *PodStopping) GetFailed() bool {
+	if x != nil {
+		return x.Failed
+	}
+	return false
+}
+
+func (x *PodStopping) GetIndexFailed() bool {
+	if x != nil {
+		return x.IndexFailed
+	}
+	return false
+}
+
 type PodFinished struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Uid      string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -2124,13 +2274,23 @@ type PodFinished struct {
 	Restarts int32                  `protobuf:"varint,6,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	// Nanoseconds since the Unix epoch, by the control plane's clock; 0 if it never ran.
 	FinishedUnixNano int64 `protobuf:"varint,7,opt,name=finished_unix_nano,json=finishedUnixNano,proto3" json:"finished_unix_nano,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// A rule of the Job's podFailurePolicy takes this failure out of the count.
+	Ignored bool `protobuf:"varint,8,opt,name=ignored,proto3" json:"ignored,omitempty"`
+	// The pod's index has failed with it.
+	IndexFailed bool `protobuf:"varint,9,opt,name=index_failed,json=indexFailed,proto3" json:"index_failed,omitempty"`
+	// The message of the FailJob rule that it matched: the Job is to fail. Empty for none.
+	FailJob string `protobuf:"bytes,10,opt,name=fail_job,json=failJob,proto3" json:"fail_job,omitempty"`
+	// An eviction that counts as a failure all the same: the Job asks for Kubernetes' own accounting.
+	EvictionFailed bool `protobuf:"varint,11,opt,name=eviction_failed,json=evictionFailed,proto3" json:"eviction_failed,omitempty"`
+	// How its containers ended, in order, those of init first; empty if the node did not tell.
+	Containers    []*ContainerResult `protobuf:"bytes,12,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PodFinished) Reset() {
 	*x = PodFinished{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2142,7 +2302,7 @@ func (x *PodFinished) String() string {
 func (*PodFinished) ProtoMessage() {}
 
 func (x *PodFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2155,7 +2315,7 @@ func (x *PodFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFinished.ProtoReflect.Descriptor instead.
 func (*PodFinished) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PodFinished) GetUid() string {
@@ -2207,6 +2367,127 @@ func (x *PodFinished) GetFinishedUnixNano() int64 {
 	return 0
 }
 
+func (x *PodFinished) GetIgnored() bool {
+	if x != nil {
+		return x.Ignored
+	}
+	return false
+}
+
+func (x *PodFinished) GetIndexFailed() bool {
+	if x != nil {
+		return x.IndexFailed
+	}
+	return false
+}
+
+func (x *PodFinished) GetFailJob() string {
+	if x != nil {
+		return x.FailJob
+	}
+	return ""
+}
+
+func (x *PodFinished) GetEvictionFailed() bool {
+	if x != nil {
+		return x.EvictionFailed
+	}
+	return false
+}
+
+func (x *PodFinished) GetContainers() []*ContainerResult {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// ContainerResult is how the last run of one container ended.
+type ContainerResult struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	ExitCode int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// It is an init container.
+	Init          bool   `protobuf:"varint,3,opt,name=init,proto3" json:"init,omitempty"`
+	Restarts      int32  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerResult) Reset() {
+	*x = ContainerResult{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerResult) ProtoMessage() {}
+
+func (x *ContainerResult) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
+func (*ContainerResult) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ContainerResult) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ContainerResult) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *ContainerResult) GetInit() bool {
+	if x != nil {
+		return x.Init
+	}
+	return false
+}
+
+func (x *ContainerResult) GetRestarts() int32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *ContainerResult) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ContainerResult) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // LaunchIntended: instances are to be bought. Comes before the provider is called; repeated calls carry the same key.
 type LaunchIntended struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -2224,7 +2505,7 @@ type LaunchIntended struct {
 
 func (x *LaunchIntended) Reset() {
 	*x = LaunchIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2236,7 +2517,7 @@ func (x *LaunchIntended) String() string {
 func (*LaunchIntended) ProtoMessage() {}
 
 func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2249,7 +2530,7 @@ func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchIntended.ProtoReflect.Descriptor instead.
 func (*LaunchIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *LaunchIntended) GetKey() string {
@@ -2310,7 +2591,7 @@ type LaunchSettled struct {
 
 func (x *LaunchSettled) Reset() {
 	*x = LaunchSettled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2603,7 @@ func (x *LaunchSettled) String() string {
 func (*LaunchSettled) ProtoMessage() {}
 
 func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2616,7 @@ func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchSettled.ProtoReflect.Descriptor instead.
 func (*LaunchSettled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *LaunchSettled) GetKey() string {
@@ -2384,7 +2665,7 @@ type LaunchedNode struct {
 
 func (x *LaunchedNode) Reset() {
 	*x = LaunchedNode{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2677,7 @@ func (x *LaunchedNode) String() string {
 func (*LaunchedNode) ProtoMessage() {}
 
 func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2690,7 @@ func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchedNode.ProtoReflect.Descriptor instead.
 func (*LaunchedNode) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LaunchedNode) GetNode() string {
@@ -2442,7 +2723,7 @@ type NodeJoined struct {
 
 func (x *NodeJoined) Reset() {
 	*x = NodeJoined{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2454,7 +2735,7 @@ func (x *NodeJoined) String() string {
 func (*NodeJoined) ProtoMessage() {}
 
 func (x *NodeJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2467,7 +2748,7 @@ func (x *NodeJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeJoined.ProtoReflect.Descriptor instead.
 func (*NodeJoined) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeJoined) GetNode() string {
@@ -2489,7 +2770,7 @@ type NodeNoticed struct {
 
 func (x *NodeNoticed) Reset() {
 	*x = NodeNoticed{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2782,7 @@ func (x *NodeNoticed) String() string {
 func (*NodeNoticed) ProtoMessage() {}
 
 func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2795,7 @@ func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNoticed.ProtoReflect.Descriptor instead.
 func (*NodeNoticed) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodeNoticed) GetNode() string {
@@ -2549,7 +2830,7 @@ type NodeReleaseIntended struct {
 
 func (x *NodeReleaseIntended) Reset() {
 	*x = NodeReleaseIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2842,7 @@ func (x *NodeReleaseIntended) String() string {
 func (*NodeReleaseIntended) ProtoMessage() {}
 
 func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2855,7 @@ func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReleaseIntended.ProtoReflect.Descriptor instead.
 func (*NodeReleaseIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeReleaseIntended) GetNode() string {
@@ -2602,7 +2883,7 @@ type NodeGone struct {
 
 func (x *NodeGone) Reset() {
 	*x = NodeGone{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2614,7 +2895,7 @@ func (x *NodeGone) String() string {
 func (*NodeGone) ProtoMessage() {}
 
 func (x *NodeGone) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2627,7 +2908,7 @@ func (x *NodeGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGone.ProtoReflect.Descriptor instead.
 func (*NodeGone) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeGone) GetNode() string {
@@ -2761,20 +3042,23 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\rbundle_digest\x18\x03 \x01(\tR\fbundleDigest\"\x1e\n" +
 	"\n" +
 	"JobStarted\x12\x10\n" +
-	"\x03uid\x18\x01 \x01(\tR\x03uid\"i\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\xad\x01\n" +
 	"\x0fJobConditionSet\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"(\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x16\n" +
+	"\x06status\x18\x05 \x01(\tR\x06status\x12*\n" +
+	"\x11clears_start_time\x18\x06 \x01(\bR\x0fclearsStartTime\"@\n" +
 	"\x14JobDeletionRequested\x12\x10\n" +
-	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x1e\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1e\n" +
 	"\n" +
 	"JobDeleted\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"Y\n" +
 	"\rReceiptIssued\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x126\n" +
-	"\areceipt\x18\x02 \x01(\v2\x1c.nightshift.event.v1.ReceiptR\areceipt\"\xf2\x01\n" +
+	"\areceipt\x18\x02 \x01(\v2\x1c.nightshift.event.v1.ReceiptR\areceipt\"\xf9\x02\n" +
 	"\aReceipt\x12\x1f\n" +
 	"\vcost_micros\x18\x01 \x01(\x03R\n" +
 	"costMicros\x12(\n" +
@@ -2784,14 +3068,22 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"idleMicros\x12\x1a\n" +
 	"\battempts\x18\x05 \x01(\x03R\battempts\x12\x1c\n" +
 	"\tevictions\x18\x06 \x01(\x03R\tevictions\x12\x1a\n" +
-	"\bcurrency\x18\a \x01(\tR\bcurrency\"{\n" +
+	"\bcurrency\x18\a \x01(\tR\bcurrency\x121\n" +
+	"\x14evicted_milliseconds\x18\b \x01(\x03R\x13evictedMilliseconds\x12R\n" +
+	"\x13evictions_by_reason\x18\t \x03(\v2\".nightshift.event.v1.EvictionTallyR\x11evictionsByReason\"j\n" +
+	"\rEvictionTally\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\x12+\n" +
+	"\x11lost_milliseconds\x18\x03 \x01(\x03R\x10lostMilliseconds\"\xd8\x01\n" +
 	"\n" +
 	"PodCreated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x17\n" +
 	"\ajob_uid\x18\x02 \x01(\tR\x06jobUid\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x05R\x05index\x12\x18\n" +
-	"\aattempt\x18\x05 \x01(\x05R\aattempt\"^\n" +
+	"\aattempt\x18\x05 \x01(\x05R\aattempt\x12%\n" +
+	"\x0eindex_failures\x18\x06 \x01(\x05R\rindexFailures\x124\n" +
+	"\x16index_ignored_failures\x18\a \x01(\x05R\x14indexIgnoredFailures\"^\n" +
 	"\bPodBound\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
@@ -2806,13 +3098,16 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\fPodRestarted\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1a\n" +
 	"\brestarts\x18\x02 \x01(\x05R\brestarts\x12\x1b\n" +
-	"\texit_code\x18\x03 \x01(\x05R\bexitCode\"\x92\x01\n" +
+	"\texit_code\x18\x03 \x01(\x05R\bexitCode\"\xe9\x01\n" +
 	"\vPodStopping\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x1a\n" +
 	"\beviction\x18\x04 \x01(\bR\beviction\x12#\n" +
-	"\rgrace_seconds\x18\x05 \x01(\x03R\fgraceSeconds\"\xd5\x02\n" +
+	"\rgrace_seconds\x18\x05 \x01(\x03R\fgraceSeconds\x12\x1a\n" +
+	"\breleased\x18\x06 \x01(\bR\breleased\x12\x16\n" +
+	"\x06failed\x18\a \x01(\bR\x06failed\x12!\n" +
+	"\findex_failed\x18\b \x01(\bR\vindexFailed\"\x9c\x04\n" +
 	"\vPodFinished\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12B\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2(.nightshift.event.v1.PodFinished.OutcomeR\aoutcome\x12\x1b\n" +
@@ -2820,14 +3115,29 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12\x1a\n" +
 	"\brestarts\x18\x06 \x01(\x05R\brestarts\x12,\n" +
-	"\x12finished_unix_nano\x18\a \x01(\x03R\x10finishedUnixNano\"W\n" +
+	"\x12finished_unix_nano\x18\a \x01(\x03R\x10finishedUnixNano\x12\x18\n" +
+	"\aignored\x18\b \x01(\bR\aignored\x12!\n" +
+	"\findex_failed\x18\t \x01(\bR\vindexFailed\x12\x19\n" +
+	"\bfail_job\x18\n" +
+	" \x01(\tR\afailJob\x12'\n" +
+	"\x0feviction_failed\x18\v \x01(\bR\x0eevictionFailed\x12D\n" +
+	"\n" +
+	"containers\x18\f \x03(\v2$.nightshift.event.v1.ContainerResultR\n" +
+	"containers\"W\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tSUCCEEDED\x10\x01\x12\n" +
 	"\n" +
 	"\x06FAILED\x10\x02\x12\v\n" +
 	"\aEVICTED\x10\x03\x12\v\n" +
-	"\aSTOPPED\x10\x04\"\xb9\x01\n" +
+	"\aSTOPPED\x10\x04\"\xa4\x01\n" +
+	"\x0fContainerResult\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
+	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12\x12\n" +
+	"\x04init\x18\x03 \x01(\bR\x04init\x12\x1a\n" +
+	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\"\xb9\x01\n" +
 	"\x0eLaunchIntended\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x122\n" +
@@ -2874,7 +3184,7 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_orchestrator_event_event_proto_goTypes = []any{
 	(PodFinished_Outcome)(0),     // 0: nightshift.event.v1.PodFinished.Outcome
 	(*Fact)(nil),                 // 1: nightshift.event.v1.Fact
@@ -2895,21 +3205,23 @@ var file_orchestrator_event_event_proto_goTypes = []any{
 	(*JobDeleted)(nil),           // 16: nightshift.event.v1.JobDeleted
 	(*ReceiptIssued)(nil),        // 17: nightshift.event.v1.ReceiptIssued
 	(*Receipt)(nil),              // 18: nightshift.event.v1.Receipt
-	(*PodCreated)(nil),           // 19: nightshift.event.v1.PodCreated
-	(*PodBound)(nil),             // 20: nightshift.event.v1.PodBound
-	(*PodUnplaceable)(nil),       // 21: nightshift.event.v1.PodUnplaceable
-	(*PodStarted)(nil),           // 22: nightshift.event.v1.PodStarted
-	(*PodRestarted)(nil),         // 23: nightshift.event.v1.PodRestarted
-	(*PodStopping)(nil),          // 24: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),          // 25: nightshift.event.v1.PodFinished
-	(*LaunchIntended)(nil),       // 26: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),        // 27: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),         // 28: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),           // 29: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),          // 30: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),  // 31: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),             // 32: nightshift.event.v1.NodeGone
-	nil,                          // 33: nightshift.event.v1.Offer.ResourcesEntry
+	(*EvictionTally)(nil),        // 19: nightshift.event.v1.EvictionTally
+	(*PodCreated)(nil),           // 20: nightshift.event.v1.PodCreated
+	(*PodBound)(nil),             // 21: nightshift.event.v1.PodBound
+	(*PodUnplaceable)(nil),       // 22: nightshift.event.v1.PodUnplaceable
+	(*PodStarted)(nil),           // 23: nightshift.event.v1.PodStarted
+	(*PodRestarted)(nil),         // 24: nightshift.event.v1.PodRestarted
+	(*PodStopping)(nil),          // 25: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),          // 26: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),      // 27: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),       // 28: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),        // 29: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),         // 30: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),           // 31: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),          // 32: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),  // 33: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),             // 34: nightshift.event.v1.NodeGone
+	nil,                          // 35: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
 	2,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
@@ -2926,31 +3238,33 @@ var file_orchestrator_event_event_proto_depIdxs = []int32{
 	16, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
 	17, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
 	9,  // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
-	19, // 14: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
-	20, // 15: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
-	21, // 16: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
-	22, // 17: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
-	23, // 18: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
-	24, // 19: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
-	25, // 20: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
-	26, // 21: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
-	27, // 22: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
-	29, // 23: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
-	30, // 24: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
-	31, // 25: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
-	32, // 26: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
+	20, // 14: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
+	21, // 15: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
+	22, // 16: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
+	23, // 17: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
+	24, // 18: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
+	25, // 19: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
+	26, // 20: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
+	28, // 21: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
+	29, // 22: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
+	31, // 23: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
+	32, // 24: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
+	33, // 25: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
+	34, // 26: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
 	5,  // 27: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	33, // 28: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	35, // 28: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
 	11, // 29: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
 	18, // 30: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	0,  // 31: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	5,  // 32: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	28, // 33: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	19, // 31: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	0,  // 32: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	27, // 33: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	5,  // 34: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	30, // 35: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -2993,7 +3307,7 @@ func file_orchestrator_event_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

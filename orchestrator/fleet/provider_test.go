@@ -12,6 +12,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/providers"
 )
 
@@ -179,7 +180,7 @@ func TestAfterARestartInstancesThatAreNotThereAreGone(t *testing.T) {
 	w.start()
 	w.control.await(t, "the lost node gone", func(s *engine.State) bool { return s.Nodes[agents[0].node] == nil })
 	w.control.await(t, "the other still there", func(s *engine.State) bool { return s.Nodes[agents[1].node] != nil })
-	if got := w.control.pod(pod.GetUid()); got.IsLive() {
+	if got := w.control.pod(pod.GetUid()); got.Outcome == job.Live {
 		t.Errorf("the pod is %+v", got)
 	}
 	w.boot()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 // helloTimeout is how long an agent may take to say Hello.
@@ -256,14 +257,33 @@ func (s *session) report(report *wire.PodReport) error {
 	if known {
 		if err := s.submit(engine.ReportPod{
 			Node: s.node, UID: report.GetUid(), Epoch: report.GetEpoch(), Phase: phase, Restarts: report.GetRestarts(),
-			ExitCode: report.GetExitCode(), Reason: report.GetReason(), Message: report.GetMessage(),
+			ExitCode: report.GetExitCode(), Containers: exitsOf(report.GetContainers()), Reason: report.GetReason(), Message: report.GetMessage(),
 		}); err != nil {
 			return err
 		}
 	}
 	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
-		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(),
+		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(), Revision: report.GetRevision(),
 	}}})
+}
+
+// exitsOf tells how the containers of a pod ended. One that never ran, as an init container had failed before, has no exit.
+func exitsOf(containers []*wire.ContainerStatus) []job.Exit {
+	var exits []job.Exit
+	for _, container := range containers {
+		ended := container.GetTerminated()
+		if ended == nil {
+			ended = container.GetLast()
+		}
+		if ended == nil {
+			continue
+		}
+		exits = append(exits, job.Exit{
+			Container: container.GetName(), Code: ended.GetExitCode(), Init: container.GetInit(), Restarts: container.GetRestarts(),
+			Reason: ended.GetReason(), Message: ended.GetMessage(),
+		})
+	}
+	return exits
 }
 
 // assignedElsewhere names the other node that a pod is on.

@@ -89,7 +89,7 @@ func TestAReportOfAnotherEpochChangesNothingAndIsAcknowledged(t *testing.T) {
 	for _, epoch := range []uint64{pod.GetEpoch() - 1, pod.GetEpoch() + 1} {
 		c.report(pod.GetUid(), epoch, wire.PodReport_SUCCEEDED)
 	}
-	if got := w.control.pod(pod.GetUid()); !got.IsLive() || !got.Started.IsZero() {
+	if got := w.control.pod(pod.GetUid()); got.Outcome != job.Live || !got.Started.IsZero() {
 		t.Errorf("the pod is %+v", got)
 	}
 }
@@ -138,7 +138,7 @@ func TestANodeIsNotHeardAboutAnotherNodesPods(t *testing.T) {
 			c.refused(codes.PermissionDenied)
 		})
 	}
-	if got := w.control.pod(pod.GetUid()); !got.IsLive() || !got.Started.IsZero() {
+	if got := w.control.pod(pod.GetUid()); got.Outcome != job.Live || !got.Started.IsZero() {
 		t.Errorf("the pod is %+v", got)
 	}
 	if len(w.logs.kept) != 0 {

@@ -19,6 +19,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
 	"github.com/nightshift-batch/nightshift/providers"
 )
@@ -136,11 +137,15 @@ func (c *control) gone() map[string]string {
 	return causes
 }
 
-// pod returns a copy of the pod.
-func (c *control) pod(uid string) engine.Pod {
+// pod returns the pod as it is rendered.
+func (c *control) pod(uid string) job.Pod {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return *c.state.Pods[uid]
+	pod, ok := c.state.Pod(uid)
+	if !ok {
+		return job.Pod{}
+	}
+	return pod.Render()
 }
 
 // createJob adds an admitted Job whose pods fill a node each.

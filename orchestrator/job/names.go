@@ -3,6 +3,7 @@ package job
 import (
 	"crypto/sha256"
 	"fmt"
+	"strconv"
 )
 
 // alphanums are the characters of Kubernetes' generated names, without vowels and look-alikes (k8s.io/apimachinery/pkg/util/rand).
@@ -21,17 +22,22 @@ func Letters(text string, n int) string {
 	return string(letters)
 }
 
-// PodName names the pod that is the ordinal-th of its Job: JOB-xxxxx, Indexed JOB-INDEX-xxxxx, where a long name of the Job is cut so that
-// the index survives (pkg/controller/job/indexed_job_utils.go: podGenerateNameWithIndex). Another salt gives another name.
-func PodName(jobName, jobUID string, index int32, ordinal, salt int) string {
+// PodPrefix is what the names of the pods of an index begin with: JOB-, Indexed JOB-INDEX-, where a long name of the Job is cut so that
+// the index survives (pkg/controller/job/indexed_job_utils.go: podGenerateNameWithIndex).
+func PodPrefix(jobName string, index int32) string {
 	suffix := "-"
 	if index != NoIndex {
-		suffix = fmt.Sprintf("-%d-", index)
+		suffix = "-" + strconv.Itoa(int(index)) + "-"
 	}
 	if limit := maxGeneratedPrefix - len(suffix); len(jobName) > limit {
 		jobName = jobName[:limit]
 	}
-	return jobName + suffix + Letters(fmt.Sprintf("pod %s %d %d", jobUID, ordinal, salt), 5)
+	return jobName + suffix
+}
+
+// PodName names the pod that is the ordinal-th of its Job: five letters after the prefix. Another salt gives another name.
+func PodName(jobName, jobUID string, index int32, ordinal, salt int) string {
+	return PodPrefix(jobName, index) + Letters(fmt.Sprintf("pod %s %d %d", jobUID, ordinal, salt), 5)
 }
 
 // PodUID is the UID of the ordinal-th pod of a Job, a version 8 UUID (RFC 9562) that derives from the Job's.

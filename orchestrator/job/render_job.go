@@ -10,34 +10,25 @@ import (
 
 // Object renders a Job as a Kubernetes client sees it. Stored is the object without status and is not changed; version is
 // the sequence number of the last fact that concerned the Job.
-func Object(stored *batchv1.Job, spec Spec, progress *Progress, live []Pod, version uint64) *batchv1.Job {
+func Object(stored *batchv1.Job, spec *Spec, progress *Progress, pods *Pods, version uint64) *batchv1.Job {
 	object := stored.DeepCopy()
 	object.TypeMeta = metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}
 	object.ResourceVersion = strconv.FormatUint(version, 10)
-	object.Status = Status(spec, progress, live)
+	object.Status = Status(spec, progress, pods)
 	return object
 }
 
-// Status renders a Job's status, as the Job controller writes it.
-func Status(spec Spec, progress *Progress, live []Pod) batchv1.JobStatus {
+// Status renders a Job's status, as the Job controller writes it. That of a Job which another controller manages is empty: it is that one's.
+func Status(spec *Spec, progress *Progress, pods *Pods) batchv1.JobStatus {
+	if spec.ManagedElsewhere {
+		return batchv1.JobStatus{}
+	}
+	ready, terminating := pods.Ready, pods.Ending
 	status := batchv1.JobStatus{
-		Succeeded:               progress.Succeeded,
-		Failed:                  progress.Failed,
+		Active: pods.Active, Ready: &ready, Terminating: &terminating, Succeeded: progress.Succeeded, Failed: progress.Failed,
+		// A pod is counted in one step with its end.
 		UncountedTerminatedPods: &batchv1.UncountedTerminatedPods{},
 	}
-	var ready, terminating int32
-	for i := range live {
-		switch {
-		case !live[i].Stopping.IsZero():
-			terminating++
-		default:
-			status.Active++
-			if !live[i].Started.IsZero() {
-				ready++
-			}
-		}
-	}
-	status.Ready, status.Terminating = &ready, &terminating
 	if !progress.Started.IsZero() {
 		started := metav1.NewTime(progress.Started)
 		status.StartTime = &started
@@ -45,11 +36,18 @@ func Status(spec Spec, progress *Progress, live []Pod) batchv1.JobStatus {
 	if spec.Indexed {
 		status.CompletedIndexes = progress.Completed.String()
 	}
+	if spec.CountsPerIndex() {
+		failed := progress.FailedIndexes.String()
+		status.FailedIndexes = &failed
+	}
 	for _, condition := range progress.Conditions {
 		at := metav1.NewTime(condition.At)
+		holds := corev1.ConditionTrue
+		if condition.False {
+			holds = corev1.ConditionFalse
+		}
 		status.Conditions = append(status.Conditions, batchv1.JobCondition{
-			Type: condition.Type, Status: corev1.ConditionTrue, LastProbeTime: at, LastTransitionTime: at,
-			Reason: condition.Reason, Message: condition.Message,
+			Type: condition.Type, Status: holds, LastProbeTime: at, LastTransitionTime: at, Reason: condition.Reason, Message: condition.Message,
 		})
 		if condition.Type == batchv1.JobComplete {
 			status.CompletionTime = &at

@@ -29,8 +29,11 @@ func PodObject(owner *batchv1.Job, pod Pod, version uint64) *corev1.Pod {
 	object.Spec.NodeName = pod.Node
 	if pod.Index != NoIndex {
 		index(object, owner.Name, pod.Index)
+		if owner.Spec.BackoffLimitPerIndex != nil {
+			countFailures(object, pod)
+		}
 	}
-	if pod.Outcome == Live {
+	if pod.Outcome == Live && !pod.Released {
 		object.Finalizers = []string{batchv1.JobTrackingFinalizer}
 	}
 	if !pod.Stopping.IsZero() && pod.Outcome == Live {
@@ -57,16 +60,27 @@ func index(object *corev1.Pod, jobName string, completionIndex int32) {
 	object.Spec.Hostname = fmt.Sprintf("%s-%s", jobName, text)
 	for _, containers := range [][]corev1.Container{object.Spec.InitContainers, object.Spec.Containers} {
 		for i := range containers {
-			container := &containers[i]
-			if hasEnv(container.Env, "JOB_COMPLETION_INDEX") {
-				continue
-			}
-			container.Env = append(container.Env, corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{
-				FieldRef: &corev1.ObjectFieldSelector{
-					APIVersion: "v1", FieldPath: fmt.Sprintf("metadata.labels['%s']", batchv1.JobCompletionIndexAnnotation),
-				},
-			}})
+			addIndexEnv(&containers[i])
 		}
+	}
+}
+
+func addIndexEnv(container *corev1.Container) {
+	if hasEnv(container.Env, "JOB_COMPLETION_INDEX") {
+		return
+	}
+	container.Env = append(container.Env, corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{
+		FieldRef: &corev1.ObjectFieldSelector{
+			APIVersion: "v1", FieldPath: fmt.Sprintf("metadata.labels['%s']", batchv1.JobCompletionIndexAnnotation),
+		},
+	}})
+}
+
+// countFailures notes what the pod's index had behind it, as addIndexFailureCountAnnotation does.
+func countFailures(object *corev1.Pod, pod Pod) {
+	object.Annotations[batchv1.JobIndexFailureCountAnnotation] = strconv.Itoa(int(pod.IndexFailures))
+	if pod.IndexIgnored > 0 {
+		object.Annotations[batchv1.JobIndexIgnoredFailureCountAnnotation] = strconv.Itoa(int(pod.IndexIgnored))
 	}
 }
 
@@ -100,8 +114,24 @@ func podStatus(object *corev1.Pod, pod Pod) corev1.PodStatus {
 	if pod.Outcome != Live && pod.Outcome != Succeeded {
 		status.Reason, status.Message = pod.Reason, pod.Message
 	}
+	for i := range object.Spec.InitContainers {
+		status.InitContainerStatuses = append(status.InitContainerStatuses, initStatus(&object.Spec.InitContainers[i], pod))
+	}
 	for i := range object.Spec.Containers {
-		status.ContainerStatuses = append(status.ContainerStatuses, containerStatus(&object.Spec.Containers[i], pod))
+		status.ContainerStatuses = append(status.ContainerStatuses, containerStatus(&object.Spec.Containers[i], pod, false))
+	}
+	return status
+}
+
+// initStatus is that of a container which has done its work when the pod has started; a sidecar runs as long as the pod.
+func initStatus(container *corev1.Container, pod Pod) corev1.ContainerStatus {
+	status := containerStatus(container, pod, true)
+	sidecar := container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	if running := status.State.Running; running != nil && !sidecar {
+		status.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			Reason: "Completed", StartedAt: metav1.NewTime(pod.Bound), FinishedAt: running.StartedAt,
+		}}
+		status.Ready = true
 	}
 	return status
 }
@@ -135,20 +165,29 @@ func condition(kind corev1.PodConditionType, holds bool, at time.Time, reason, m
 	return corev1.PodCondition{Type: kind, Status: status, LastTransitionTime: metav1.NewTime(at), Reason: reason, Message: message}
 }
 
-func containerStatus(container *corev1.Container, pod Pod) corev1.ContainerStatus {
+// containerStatus says of each container what its node told, or else what the pod's end says.
+func containerStatus(container *corev1.Container, pod Pod, init bool) corev1.ContainerStatus {
 	status := corev1.ContainerStatus{
-		Name: container.Name, Image: container.Image, ImageID: container.Image, RestartCount: pod.Restarts,
+		Name: container.Name, Image: container.Image, ImageID: container.Image,
 		Ready: pod.Outcome == Live && !pod.Started.IsZero(),
 	}
+	exit, told := exitOf(container.Name, init, pod)
+	status.RestartCount = exit.Restarts
 	status.Started = &status.Ready
 	switch {
+	case pod.Outcome != Live && !told && (len(pod.Exits) > 0 || pod.Started.IsZero() && init):
+		// It never came to run.
+		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
 	case pod.Outcome != Live:
-		reason := "Error"
-		if pod.Outcome == Succeeded {
-			reason = "Completed"
+		reason := exit.Reason
+		if reason == "" {
+			reason = "Error"
+			if exit.Code == 0 {
+				reason = "Completed"
+			}
 		}
 		status.State.Terminated = &corev1.ContainerStateTerminated{
-			ExitCode: pod.ExitCode, Reason: reason, StartedAt: metav1.NewTime(pod.Started), FinishedAt: metav1.NewTime(pod.Finished),
+			ExitCode: exit.Code, Reason: reason, Message: exit.Message, StartedAt: metav1.NewTime(pod.Started), FinishedAt: metav1.NewTime(pod.Finished),
 		}
 	case !pod.Started.IsZero():
 		status.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(pod.Started)}
@@ -156,6 +195,23 @@ func containerStatus(container *corev1.Container, pod Pod) corev1.ContainerStatu
 		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
 	}
 	return status
+}
+
+// exitOf is how a container ended. A node that tells of no container has told of the pod's only one.
+func exitOf(container string, init bool, pod Pod) (exit Exit, told bool) {
+	for _, exit := range pod.Exits {
+		if exit.Container == container && exit.Init == init {
+			return exit, true
+		}
+	}
+	if init || len(pod.Exits) > 0 {
+		return Exit{}, false
+	}
+	exit = Exit{Container: container, Code: pod.ExitCode, Restarts: pod.Restarts}
+	if pod.Outcome != Live && pod.Outcome != Succeeded {
+		exit.Reason = "Error"
+	}
+	return exit, false
 }
 
 // qosClass follows pkg/apis/core/v1/helper/qos for the resources cpu and memory.

@@ -35,7 +35,7 @@ func TestAPodRequestsTheMostThatItsContainersNeedAtOnce(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var object batchv1.Job
 			object.Spec.Template.Spec = corev1.PodSpec{InitContainers: c.init, Containers: c.apps}
-			if got := job.SpecOf(&object).Requests["cpu"]; got != 1000*c.want {
+			if got := job.TemplateOf(&object).Requests["cpu"]; got != 1000*c.want {
 				t.Errorf("%d millicores, want %d", got, 1000*c.want)
 			}
 		})

@@ -161,8 +161,8 @@ func TestInvalidJobsAreRefusedInKubernetesWords(t *testing.T) {
 			`Job.batch "x" is invalid: spec.completions: Invalid value: -1: must be greater than or equal to 0`},
 		"unknown field, strict": {"Strict", head + "spec:\n  foo: 1\n" + template, 400,
 			`Job in version "v1" cannot be handled as a Job: strict decoding error: unknown field "spec.foo"`},
-		"unsupported": {"Warn", head + "spec:\n  suspend: true\n" + template, 422,
-			`Job.batch "x" is invalid: spec.suspend: Forbidden: not supported by this version of Nightshift`},
+		"unsupported": {"Warn", head + "spec:\n  template: {spec: {hostNetwork: true, restartPolicy: Never, containers: [{name: c, image: i, command: [x]}]}}\n", 422,
+			`Job.batch "x" is invalid: spec.template.spec.hostNetwork: Forbidden: not supported by this version of Nightshift`},
 		"no command": {"Warn", head + "spec:\n  template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}\n", 422, "--image i=EXECUTABLE"},
 		"wrong type": {"Warn", head + "spec:\n  completions: many\n" + template, 400, `cannot unmarshal string into Go struct field JobSpec.spec.completions of type int32`},
 		"alias bomb": {"Warn", head + bomb, 400, "excessive aliasing"},
@@ -229,7 +229,7 @@ func TestLabelsAndParallelismCanBeChangedAndTheRestAsInKubernetes(t *testing.T) 
 	}
 	for patch, want := range map[string]string{
 		`{"spec":{"completions":9}}`:                                   "spec.completions: Invalid value: 9: field is immutable",
-		`{"spec":{"suspend":true}}`:                                    "spec.suspend: Forbidden: not supported by this version of Nightshift",
+		`{"spec":{"podFailurePolicy":{"rules":[]}}}`:                   "spec.podFailurePolicy: Invalid value: ",
 		`{"spec":{"template":{"spec":{"restartPolicy":"OnFailure"}}}}`: "spec.template: Invalid value: ",
 		`{"metadata":{"finalizers":["example.com/x"]}}`:                "metadata.finalizers: Forbidden",
 	} {
@@ -288,8 +288,8 @@ func TestDeletionsFollowTheirOptions(t *testing.T) {
 	p.supply()
 	running := p.report("a", engine.ReportRunning, 0)
 	// A pod that is deleted is told to end, and counts as failed.
-	p.must(p.client.CoreV1().Pods("default").Delete(t.Context(), running[0].Pod.Name, metav1.DeleteOptions{}))
-	pod, err := p.client.CoreV1().Pods("default").Get(t.Context(), running[0].Pod.Name, metav1.GetOptions{})
+	p.must(p.client.CoreV1().Pods("default").Delete(t.Context(), running[0].Name, metav1.DeleteOptions{}))
+	pod, err := p.client.CoreV1().Pods("default").Get(t.Context(), running[0].Name, metav1.GetOptions{})
 	p.must(err)
 	if pod.DeletionTimestamp == nil {
 		t.Error("the deleted pod does not end")
@@ -420,7 +420,7 @@ func TestWatchesAndFollowedLogsEndWhenTheServerStops(t *testing.T) {
 	pods := p.report("a", engine.ReportRunning, 0)
 	watching, err := p.client.CoreV1().Pods("default").Watch(t.Context(), metav1.ListOptions{})
 	p.must(err)
-	stream, err := p.client.CoreV1().Pods("default").GetLogs(pods[0].Pod.Name, &corev1.PodLogOptions{Follow: true}).Stream(t.Context())
+	stream, err := p.client.CoreV1().Pods("default").GetLogs(pods[0].Name, &corev1.PodLogOptions{Follow: true}).Stream(t.Context())
 	p.must(err)
 	defer stream.Close()
 	begun := time.Now()

@@ -2,6 +2,7 @@ package kubeapi_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -43,7 +44,7 @@ func BenchmarkListPods(b *testing.B) {
 	job := newJob("many", pods)
 	_, err := p.client.BatchV1().Jobs("default").Create(b.Context(), job, metav1.CreateOptions{})
 	p.must(err)
-	p.until("all pods are made", func(s *engine.State) bool { return len(s.Pods) == pods })
+	p.until("all pods are made", func(s *engine.State) bool { return len(slices.Collect(s.Pods())) == pods })
 	b.ResetTimer()
 	for range b.N {
 		_, err := p.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").

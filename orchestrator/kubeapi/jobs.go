@@ -120,7 +120,7 @@ func (j *jobs) shown(ctx context.Context, written *batchv1.Job, seq uint64) (run
 	return written, nil
 }
 
-// Update implements rest.Updater: PUT, patches and apply come here. Of the spec, parallelism alone may change.
+// Update implements rest.Updater: PUT, patches and apply come here. Of the spec may change what Kubernetes lets change.
 func (j *jobs) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, validateCreate rest.ValidateObjectFunc,
 	validateUpdate rest.ValidateObjectUpdateFunc, createIfMissing bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {

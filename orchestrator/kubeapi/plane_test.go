@@ -24,6 +24,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/admission"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	jobs "github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
@@ -216,18 +217,27 @@ func (p *plane) supply() {
 	}
 }
 
+// reported is a pod of which something was told.
+type reported struct {
+	jobs.Pod
+	JobUID string
+	Epoch  uint64
+}
+
 // report tells the same of all live pods of a Job that have a node.
-func (p *plane) report(job string, phase engine.ReportPhase, exitCode int32) (pods []engine.Pod) {
+func (p *plane) report(job string, phase engine.ReportPhase, exitCode int32) (pods []reported) {
 	p.t.Helper()
+	var reports []engine.ReportPod
 	p.view.Read(func(s *engine.State) {
-		for _, pod := range s.Pods {
-			if pod.IsLive() && pod.Node != "" && s.Jobs[pod.JobUID].Object.Name == job {
-				pods = append(pods, *pod)
+		for pod := range s.Pods() {
+			if pod.IsLive() && pod.Node() != "" && pod.Job().Object.Name == job {
+				pods = append(pods, reported{pod.Render(), pod.Job().UID, pod.Epoch})
+				reports = append(reports, engine.ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: pod.Epoch, Phase: phase, ExitCode: exitCode})
 			}
 		}
 	})
-	for _, pod := range pods {
-		p.submit(engine.ReportPod{Node: pod.Node, UID: pod.UID, Epoch: pod.Epoch, Phase: phase, ExitCode: exitCode})
+	for _, report := range reports {
+		p.submit(report)
 	}
 	return pods
 }

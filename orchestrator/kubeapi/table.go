@@ -106,10 +106,21 @@ var jobTable = table{
 			names, images = append(names, container.Name), append(images, container.Image)
 		}
 		return []any{
-			job.Name, jobState(job), fmt.Sprintf("%d/%d", job.Status.Succeeded, *job.Spec.Completions), took, since(job.CreationTimestamp, now),
+			job.Name, jobState(job), completionsOf(job), took, since(job.CreationTimestamp, now),
 			strings.Join(names, ","), strings.Join(images, ","), metav1.FormatLabelSelector(job.Spec.Selector),
 		}
 	},
+}
+
+// completionsOf counts successes against what is wanted. One success ends a work queue, however many pods work on it.
+func completionsOf(job *batchv1.Job) string {
+	switch {
+	case job.Spec.Completions != nil:
+		return fmt.Sprintf("%d/%d", job.Status.Succeeded, *job.Spec.Completions)
+	case job.Spec.Parallelism != nil && *job.Spec.Parallelism > 1:
+		return fmt.Sprintf("%d/1 of %d", job.Status.Succeeded, *job.Spec.Parallelism)
+	}
+	return fmt.Sprintf("%d/1", job.Status.Succeeded)
 }
 
 // jobState is the first of these that holds, in the order of printJob.
@@ -125,6 +136,8 @@ func jobState(job *batchv1.Job) string {
 		return "Failed"
 	case job.DeletionTimestamp != nil:
 		return "Terminating"
+	case has[batchv1.JobSuspended]:
+		return "Suspended"
 	case has[batchv1.JobFailureTarget]:
 		return "FailureTarget"
 	case has[batchv1.JobSuccessCriteriaMet]:

@@ -3,9 +3,11 @@ package manifest
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -73,7 +75,7 @@ func Admit(job *batchv1.Job, opts Options) (*batchv1.Job, field.ErrorList) {
 }
 
 // AdmitUpdate returns updated as it is stored in place of old: defaulted, with the generation that the change calls for and old's
-// status; or why the change cannot be taken. Of the spec, parallelism alone may change in this version.
+// status; or why the change cannot be taken. What may change is what Kubernetes lets change; old's status says whether it is suspended.
 func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.ErrorList) {
 	out := updated.DeepCopy()
 	out.TypeMeta = jobTypeMeta
@@ -88,13 +90,15 @@ func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
+	mutable := templateMutable(old)
 	errs := batchvalidation.ValidateJobUpdate(internal, oldInternal, batchvalidation.JobValidationOptions{
-		PodValidationOptions:  pod.GetValidationOptionsFromPodTemplate(&internal.Spec.Template, &oldInternal.Spec.Template),
-		RequirePrefixedLabels: true,
+		PodValidationOptions:             pod.GetValidationOptionsFromPodTemplate(&internal.Spec.Template, &oldInternal.Spec.Template),
+		RequirePrefixedLabels:            true,
+		AllowMutableSchedulingDirectives: mutable,
+		AllowMutablePodResources:         mutable,
 	})
 	if len(errs) == 0 {
 		errs = append(errs, Unsupported(out, images)...)
-		errs = append(errs, unsupportedChanges(out, old)...)
 	}
 	if len(errs) > 0 {
 		return nil, errs
@@ -104,6 +108,17 @@ func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.
 		out.Generation++
 	}
 	return out, nil
+}
+
+// templateMutable tells whether the template's scheduling directives and resources may change: the Job is suspended, has not started or
+// has taken its pods back, and none is active (pkg/registry/batch/job/strategy.go: shouldAllowMutablePodTemplate).
+func templateMutable(job *batchv1.Job) bool {
+	if job.Spec.Suspend == nil || !*job.Spec.Suspend || job.Status.Active > 0 {
+		return false
+	}
+	return job.Status.StartTime == nil || slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
+		return c.Type == batchv1.JobSuspended && c.Status == corev1.ConditionTrue
+	})
 }
 
 // Default fills in what Kubernetes fills in, in place. It is idempotent.

@@ -132,12 +132,11 @@ var supportedJob = object{
 		"uid": works, "creationTimestamp": works, "generation": works, "resourceVersion": works, "managedFields": works,
 	},
 	"spec": object{
-		"completions": works, "parallelism": works, "completionMode": works, "backoffLimit": works, "activeDeadlineSeconds": works,
-		"selector":             works, // generated; another one is refused by validation
-		"manualSelector":       only(false),
-		"suspend":              only(false),
-		"podReplacementPolicy": only("TerminatingOrFailed"),
-		"managedBy":            only("kubernetes.io/job-controller"),
+		"completions": works, "parallelism": works, "completionMode": works, "activeDeadlineSeconds": works, "ttlSecondsAfterFinished": works,
+		"backoffLimit": works, "backoffLimitPerIndex": works, "maxFailedIndexes": works, "podFailurePolicy": works, "successPolicy": works,
+		"suspend": works, "podReplacementPolicy": works, "managedBy": works,
+		"selector":       works, // generated; another one is refused by validation
+		"manualSelector": only(false),
 		"template": object{
 			"metadata": object{
 				"labels": works, "annotations": works,

@@ -144,17 +144,8 @@ func TestWhatDoesNotWorkYetIsRefusedByItsPath(t *testing.T) {
 		return with(t, "  name: x\n", fmt.Sprintf("  name: x\n  annotations: {%s: %q}\n", key, value))
 	}
 	for _, c := range []struct{ manifest, want string }{
-		{spec(t, "suspend: true"), "spec.suspend" + no},
-		{spec(t, "ttlSecondsAfterFinished: 0"), "spec.ttlSecondsAfterFinished" + no},
-		{spec(t, "backoffLimitPerIndex: 1\ncompletionMode: Indexed"), "spec.backoffLimitPerIndex" + no},
-		{spec(t, "podReplacementPolicy: Failed"), "spec.podReplacementPolicy" + no},
-		{spec(t, "managedBy: example.com/other"), "spec.managedBy" + no},
-		{spec(t, "podFailurePolicy:\n  rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}]"), "spec.podFailurePolicy" + no},
-		{spec(t, "completionMode: Indexed\nsuccessPolicy:\n  rules: [{succeededCount: 1}]"), "spec.successPolicy" + no},
 		{spec(t, "scheduling:\n  schedulingPolicy: {basic: {}}"), "spec.scheduling" + no},
 		{spec(t, "manualSelector: true\nselector: {matchLabels: {a: b}}"), "spec.manualSelector" + no},
-		{with(t, "completions: 3", "parallelism: 3"),
-			"spec.completions: Required value: a Job with parallelism alone is a work queue, which is not supported by this version of Nightshift"},
 		{with(t, "completions: 3", "completions: 2000000"), "spec.completions: Forbidden: more than 1000000 is not supported by this version of Nightshift"},
 		{spec(t, "parallelism: 100001"), "spec.parallelism: Forbidden: more than 100000 is not supported by this version of Nightshift"},
 		{podSpec(t, "volumes: [{name: v, emptyDir: {}}]"), "spec.template.spec.volumes" + no},
@@ -198,6 +189,12 @@ func TestWhatDoesNotWorkYetIsRefusedByItsPath(t *testing.T) {
 		{annotated("nightshift.dev/finish", "x"), "metadata.annotations[nightshift.dev/finish]: Forbidden: not a key that Nightshift knows"},
 		{annotated("nightshift.dev/capacity", "cheap"),
 			`metadata.annotations[nightshift.dev/capacity]: Unsupported value: "cheap": supported values: "auto", "on-demand", "spot"`},
+		{annotated("nightshift.dev/strict-upstream", "yes"),
+			`metadata.annotations[nightshift.dev/strict-upstream]: Unsupported value: "yes": supported values: "false", "true"`},
+		{annotated("nightshift.dev/on-first-success", "terminate"),
+			"metadata.annotations[nightshift.dev/on-first-success]: Forbidden: is for work queues: Jobs with parallelism and without completions"},
+		{strings.Replace(annotated("nightshift.dev/on-first-success", "stop"), "completions: 3", "parallelism: 3", 1),
+			`metadata.annotations[nightshift.dev/on-first-success]: Unsupported value: "stop": supported values: "leave", "terminate"`},
 		{with(t, "  template:\n", "  template:\n    metadata: {annotations: {nightshift.dev/capacity: spot}}\n"),
 			"spec.template.metadata.annotations[nightshift.dev/capacity]: Forbidden: belongs to the Job's own metadata"},
 		{with(t, "  name: x\n", "  name: x\n  finalizers: [example.com/hold]\n"), "metadata.finalizers" + no},
@@ -273,48 +270,6 @@ func TestAnImageWithoutCommandRunsTheExecutableItIsMappedTo(t *testing.T) {
 		if _, err := manifest.ParseImages([]string{bad}); err == nil {
 			t.Errorf("--image %q was taken", bad)
 		}
-	}
-}
-
-func TestUpdatesChangeMetadataAndParallelismAlone(t *testing.T) {
-	old, refusal := admit(t, base, nil)
-	if refusal != "" {
-		t.Fatal(refusal)
-	}
-	old.ResourceVersion = "7"
-	old.Status.Active = 2
-	for name, c := range map[string]struct {
-		change     func(*batchv1.Job)
-		generation int64
-		want       string
-	}{
-		"labels":      {func(j *batchv1.Job) { j.Labels["a"] = "b" }, 1, ""},
-		"status":      {func(j *batchv1.Job) { j.Status.Active = 0 }, 1, ""},
-		"parallelism": {func(j *batchv1.Job) { *j.Spec.Parallelism = 9 }, 2, ""},
-		"completions": {func(j *batchv1.Job) { *j.Spec.Completions = 9 }, 0, "spec.completions: Invalid value: 9: field is immutable"},
-		"template": {func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "other" }, 0,
-			"spec.template: Invalid value: "},
-		"backoffLimit": {func(j *batchv1.Job) { *j.Spec.BackoffLimit = 1 }, 0,
-			"spec.backoffLimit: Forbidden: a change after creation is not supported by this version of Nightshift"},
-		"suspend": {func(j *batchv1.Job) { *j.Spec.Suspend = true }, 0, "spec.suspend: Forbidden: not supported by this version of Nightshift"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			updated := old.DeepCopy()
-			c.change(updated)
-			out, errs := manifest.AdmitUpdate(updated, old, nil)
-			if c.want != "" {
-				if got := manifest.Invalid("x", errs).Error(); !strings.Contains(got, c.want) {
-					t.Errorf("got %s\nwant %s", got, c.want)
-				}
-				return
-			}
-			if len(errs) > 0 {
-				t.Fatal(errs.ToAggregate())
-			}
-			if out.Generation != c.generation || out.Status.Active != 2 {
-				t.Errorf("generation %d, want %d; active %d, want 2", out.Generation, c.generation, out.Status.Active)
-			}
-		})
 	}
 }
 

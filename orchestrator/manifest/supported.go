@@ -9,8 +9,9 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	jobrules "github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 // Bounds of this version on one Job.
@@ -43,13 +44,11 @@ func Unsupported(job *batchv1.Job, images Images) field.ErrorList {
 	return errs
 }
 
-// checkBounds refuses Jobs without completions, which are work queues, and those beyond this version's bounds.
+// checkBounds refuses Jobs beyond this version's bounds.
 func checkBounds(job *batchv1.Job, size int) field.ErrorList {
 	var errs field.ErrorList
 	spec := field.NewPath("spec")
-	if job.Spec.Completions == nil {
-		errs = append(errs, field.Required(spec.Child("completions"), "a Job with parallelism alone is a work queue, which is "+unsupported))
-	} else if n := *job.Spec.Completions; n > MaxCompletions {
+	if n := job.Spec.Completions; n != nil && *n > MaxCompletions {
 		errs = append(errs, field.Forbidden(spec.Child("completions"), fmt.Sprintf("more than %d is %s", MaxCompletions, unsupported)))
 	}
 	if job.Spec.Parallelism != nil && *job.Spec.Parallelism > MaxParallelism {
@@ -85,19 +84,28 @@ const AnnotationCapacity = annotationPrefix + "capacity"
 
 const annotationPrefix = "nightshift.dev/"
 
+// annotationValues are the keys that have a meaning in this version, each with its values.
+var annotationValues = map[string][]string{
+	AnnotationCapacity:                {"auto", "on-demand", "spot"},
+	jobrules.AnnotationStrictUpstream: {"false", "true"},
+	jobrules.AnnotationOnFirstSuccess: {jobrules.FirstSuccessLeaves, jobrules.FirstSuccessTerminates},
+}
+
 // laterAnnotations are the keys that the design gives a meaning and this version does not.
-var laterAnnotations = []string{"finish-by", "start-window", "expected-duration", "eviction-budget", "carry", "max-pool-share",
-	"on-first-success", "strict-upstream"}
+var laterAnnotations = []string{"finish-by", "start-window", "expected-duration", "eviction-budget", "carry", "max-pool-share"}
 
 func checkAnnotations(job *batchv1.Job) field.ErrorList {
 	var errs field.ErrorList
 	path := field.NewPath("metadata", "annotations")
 	for _, key := range slices.Sorted(maps.Keys(job.Annotations)) {
 		name, ours := strings.CutPrefix(key, annotationPrefix)
+		known, meant := annotationValues[key]
 		switch {
 		case !ours:
-		case key == AnnotationCapacity:
-			if value, known := job.Annotations[key], []string{"auto", "on-demand", "spot"}; !slices.Contains(known, value) {
+		case key == jobrules.AnnotationOnFirstSuccess && job.Spec.Completions != nil:
+			errs = append(errs, field.Forbidden(path.Key(key), "is for work queues: Jobs with parallelism and without completions"))
+		case meant:
+			if value := job.Annotations[key]; !slices.Contains(known, value) {
 				errs = append(errs, field.NotSupported(path.Key(key), value, known))
 			}
 		case slices.Contains(laterAnnotations, name):
@@ -111,33 +119,6 @@ func checkAnnotations(job *batchv1.Job) field.ErrorList {
 		if strings.HasPrefix(key, annotationPrefix) {
 			errs = append(errs, field.Forbidden(path.Key(key), "belongs to the Job's own metadata"))
 		}
-	}
-	return errs
-}
-
-// unsupportedChanges refuses changes of the spec that Kubernetes allows and this version does not.
-func unsupportedChanges(job, old *batchv1.Job) field.ErrorList {
-	var errs field.ErrorList
-	spec := field.NewPath("spec")
-	for _, change := range []struct {
-		name     string
-		new, old any
-	}{
-		{"completions", job.Spec.Completions, old.Spec.Completions},
-		{"backoffLimit", job.Spec.BackoffLimit, old.Spec.BackoffLimit},
-		{"activeDeadlineSeconds", job.Spec.ActiveDeadlineSeconds, old.Spec.ActiveDeadlineSeconds},
-	} {
-		if !apiequality.Semantic.DeepEqual(change.new, change.old) {
-			errs = append(errs, field.Forbidden(spec.Child(change.name), "a change after creation is "+unsupported))
-		}
-	}
-	// Whatever else may differ has been refused by Kubernetes' validation; this holds if a later one lets more through.
-	rest, oldRest := job.Spec.DeepCopy(), old.Spec.DeepCopy()
-	for _, s := range []*batchv1.JobSpec{rest, oldRest} {
-		s.Parallelism, s.Completions, s.BackoffLimit, s.ActiveDeadlineSeconds = nil, nil, nil, nil
-	}
-	if !apiequality.Semantic.DeepEqual(rest, oldRest) {
-		errs = append(errs, field.Forbidden(spec, "this change after creation is "+unsupported))
 	}
 	return errs
 }

@@ -35,6 +35,15 @@ func (v Vector) Minus(request Vector) Vector {
 	return rest
 }
 
+// Plus returns v with the request given back. Neither is changed.
+func (v Vector) Plus(request Vector) Vector {
+	sum := make(Vector, len(v))
+	for name, amount := range v {
+		sum[name] = amount + request[name]
+	}
+	return sum
+}
+
 // Times is how many requests fit into v; a request of nothing fits without bound, given as a large number.
 func (v Vector) Times(request Vector) int64 {
 	times := int64(1 << 40)

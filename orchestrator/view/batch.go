@@ -91,9 +91,9 @@ func (b *batch) touchSubject(fact *event.Fact) {
 	message := fact.ProtoReflect()
 	body := message.Get(message.WhichOneof(message.Descriptor().Oneofs().ByName("body"))).Message().Interface()
 	if subject, ok := body.(interface{ GetUid() string }); ok {
-		if pod, ok := state.Pods[subject.GetUid()]; ok {
-			b.touch(Pods, pod.UID)
-			b.touch(Jobs, pod.JobUID)
+		if pod, ok := state.Pod(subject.GetUid()); ok {
+			b.touch(Pods, pod.UID())
+			b.touch(Jobs, pod.Job().UID)
 		} else if owner, ok := state.Jobs[subject.GetUid()]; ok {
 			b.touch(Jobs, owner.UID)
 		}
@@ -107,8 +107,8 @@ func (b *batch) touchSubject(fact *event.Fact) {
 
 func (b *batch) removeJob(uid string) {
 	b.remove(Jobs, uid)
-	for _, pod := range b.view.state.Jobs[uid].AllPods {
-		b.remove(Pods, pod)
+	for pod := range b.view.state.Jobs[uid].Pods() {
+		b.remove(Pods, pod.UID())
 	}
 }
 
@@ -153,11 +153,11 @@ func (b *batch) record(t touch) *Record {
 	switch t.resource {
 	case Jobs:
 		if owner, ok := state.Jobs[t.id]; ok {
-			return jobRecord(state, owner)
+			return jobRecord(owner)
 		}
 	case Pods:
-		if pod, ok := state.Pods[t.id]; ok {
-			return podRecord(state.Jobs[pod.JobUID], pod)
+		if pod, ok := state.Pod(t.id); ok {
+			return podRecord(pod)
 		}
 	case Nodes:
 		if node, ok := state.Nodes[t.id]; ok {

@@ -33,7 +33,16 @@ func aboutJob(owner *engine.Job) subject {
 }
 
 func aboutPod(pod *engine.Pod) subject {
-	return subject{"v1", "Pod", pod.Namespace, pod.Pod.Name, pod.UID}
+	return subject{"v1", "Pod", pod.Namespace(), pod.Name(), pod.UID()}
+}
+
+// mustPod returns a pod that a fact names; the fact is from a log that fits the state.
+func mustPod(state *engine.State, uid string) *engine.Pod {
+	pod, ok := state.Pod(uid)
+	if !ok {
+		panic(fmt.Sprintf("view: after fact %d a pod %q is named, which does not exist", state.Seq, uid))
+	}
+	return pod
 }
 
 func aboutNode(node *engine.Node) subject {
@@ -58,7 +67,27 @@ func project(state *engine.State, fact *event.Fact) []*Record {
 	if what.reason == "" {
 		return nil
 	}
-	return []*Record{eventRecord(state.Seq+1, fact.At(), about, what)}
+	records := []*Record{eventRecord(state.Seq+1, fact.At(), about, what)}
+	if about, what := alsoOfJob(state, fact); what.reason != "" {
+		records = append(records, eventRecord(state.Seq+1, fact.At(), about, what))
+	}
+	return records
+}
+
+// alsoOfJob is what a fact says of a Job beside what it says of something else, or of the Job first.
+func alsoOfJob(state *engine.State, fact *event.Fact) (subject, said) {
+	switch body := fact.Body.(type) {
+	case *event.Fact_PodStopping:
+		if pod := mustPod(state, body.PodStopping.GetUid()); body.PodStopping.GetReleased() && body.PodStopping.GetReason() != "Deleted" && !body.PodStopping.GetEviction() {
+			return aboutJob(pod.Job()), said{byJobController, "SuccessfulDelete", "Deleted pod: " + pod.Name(), false}
+		}
+	case *event.Fact_JobConditionSet:
+		owner := state.Jobs[body.JobConditionSet.GetUid()]
+		if completions := owner.Spec.Completions; body.JobConditionSet.GetType() == "SuccessCriteriaMet" && !owner.Spec.IsWorkQueue() && owner.Progress.Succeeded > completions {
+			return aboutJob(owner), said{byJobController, "TooManySucceededPods", "Too many succeeded pods running after completion count reached", true}
+		}
+	}
+	return subject{}, said{}
 }
 
 func projectJob(state *engine.State, fact *event.Fact) (subject, said) {
@@ -80,6 +109,8 @@ func projectJob(state *engine.State, fact *event.Fact) (subject, said) {
 			return about, said{byJobController, "Completed", "Job completed", false}
 		case "Failed":
 			return about, said{byJobController, set.GetReason(), set.GetMessage(), true}
+		case "Suspended":
+			return about, said{byJobController, strings.TrimPrefix(set.GetReason(), "Job"), set.GetMessage(), false}
 		}
 	case *event.Fact_LaunchIntended:
 		if owner, ok := state.Jobs[body.LaunchIntended.GetJobUid()]; ok {
@@ -112,25 +143,25 @@ func dollars(micros int64) string { return fmt.Sprintf("%d.%06d", micros/1e6, mi
 func projectPod(state *engine.State, fact *event.Fact) (subject, said) {
 	switch body := fact.Body.(type) {
 	case *event.Fact_PodBound:
-		pod := state.Pods[body.PodBound.GetUid()]
-		message := fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace, pod.Pod.Name, body.PodBound.GetNode())
+		pod := mustPod(state, body.PodBound.GetUid())
+		message := fmt.Sprintf("Successfully assigned %s/%s to %s", pod.Namespace(), pod.Name(), body.PodBound.GetNode())
 		if reason := body.PodBound.GetReason(); reason != "" {
 			message += ": " + reason
 		}
 		return aboutPod(pod), said{byScheduler, "Scheduled", message, false}
 	case *event.Fact_PodUnplaceable:
-		return aboutPod(state.Pods[body.PodUnplaceable.GetUid()]), said{byScheduler, "FailedScheduling", body.PodUnplaceable.GetReason(), true}
+		return aboutPod(mustPod(state, body.PodUnplaceable.GetUid())), said{byScheduler, "FailedScheduling", body.PodUnplaceable.GetReason(), true}
 	case *event.Fact_PodStarted:
-		return aboutPod(state.Pods[body.PodStarted.GetUid()]), said{byAgent, "Started", "Started the pod's container", false}
+		return aboutPod(mustPod(state, body.PodStarted.GetUid())), said{byAgent, "Started", "Started the pod's container", false}
 	case *event.Fact_PodRestarted:
-		return aboutPod(state.Pods[body.PodRestarted.GetUid()]), said{byAgent, "Restarted",
+		return aboutPod(mustPod(state, body.PodRestarted.GetUid())), said{byAgent, "Restarted",
 			fmt.Sprintf("The container ended with exit code %d and is started again in place", body.PodRestarted.GetExitCode()), true}
 	case *event.Fact_PodStopping:
 		stopping := body.PodStopping
-		return aboutPod(state.Pods[stopping.GetUid()]), said{byAgent, "Killing",
+		return aboutPod(mustPod(state, stopping.GetUid())), said{byAgent, "Killing",
 			fmt.Sprintf("Stopping the pod within %d s: %s", stopping.GetGraceSeconds(), stopping.GetMessage()), stopping.GetEviction()}
 	case *event.Fact_PodFinished:
-		finished, about := body.PodFinished, aboutPod(state.Pods[body.PodFinished.GetUid()])
+		finished, about := body.PodFinished, aboutPod(mustPod(state, body.PodFinished.GetUid()))
 		switch finished.GetOutcome() {
 		case event.PodFinished_EVICTED:
 			return about, said{byAgent, "Evicted", finished.GetMessage(), true}

@@ -63,13 +63,9 @@ type jobContent struct {
 	deleted time.Time
 }
 
-func jobRecord(state *engine.State, owner *engine.Job) *Record {
-	live := make([]job.Pod, len(owner.LivePods))
-	for i, uid := range owner.LivePods {
-		live[i] = state.Pods[uid].Pod
-	}
+func jobRecord(owner *engine.Job) *Record {
 	return &Record{key: Key(owner.Name), id: owner.UID, version: owner.Version, content: &jobContent{
-		stored: owner.Object, status: job.Status(owner.Spec, &owner.Progress, live), deleted: owner.DeletionRequested,
+		stored: owner.Object, status: job.Status(&owner.Spec, &owner.Progress, &owner.Counts), deleted: owner.DeletionRequested,
 	}}
 }
 
@@ -93,15 +89,17 @@ func (c *jobContent) object() runtime.Object {
 	return object
 }
 
-// podContent is a pod and the Job that made it.
+// podContent is a pod and its Job as it was when the pod was made.
 type podContent struct {
 	owner *batchv1.Job // never changed
 	pod   job.Pod
 }
 
-func podRecord(owner *engine.Job, pod *engine.Pod) *Record {
+func podRecord(pod *engine.Pod) *Record {
+	rendered := pod.Render()
 	return &Record{
-		key: Key{pod.Namespace, pod.Pod.Name}, id: pod.UID, version: pod.Version, content: &podContent{owner: owner.Object, pod: pod.Pod},
+		key: Key{pod.Namespace(), rendered.Name}, id: rendered.UID, version: pod.Version,
+		content: &podContent{owner: pod.Template().Object, pod: rendered},
 	}
 }
 

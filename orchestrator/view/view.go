@@ -168,7 +168,9 @@ func (v *View) get(resource Resource, key Key) (*Record, bool) {
 	case Jobs:
 		id = v.state.JobNames[engine.Name(key)]
 	case Pods:
-		id = v.state.PodNames[engine.Name(key)]
+		if pod, ok := v.state.PodOf(key.Namespace, key.Name); ok {
+			id = pod.UID()
+		}
 	case Events:
 		id = eventID(key)
 	}

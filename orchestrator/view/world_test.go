@@ -104,8 +104,8 @@ func (w *world) supply() {
 // livePods in order of their names.
 func (w *world) livePods() []*engine.Pod {
 	var pods []*engine.Pod
-	for _, pod := range w.state.Pods {
-		if pod.IsLive() && pod.Node != "" {
+	for pod := range w.state.Pods() {
+		if pod.IsLive() && pod.Node() != "" {
 			pods = append(pods, pod)
 		}
 	}
@@ -114,7 +114,7 @@ func (w *world) livePods() []*engine.Pod {
 }
 
 func (w *world) report(pod *engine.Pod, phase engine.ReportPhase, exitCode int32) engine.Command {
-	return engine.ReportPod{Node: pod.Node, UID: pod.UID, Epoch: pod.Epoch, Phase: phase, ExitCode: exitCode}
+	return engine.ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: pod.Epoch, Phase: phase, ExitCode: exitCode}
 }
 
 // night plays two Jobs through success, failure, an eviction and deletion.
@@ -128,7 +128,7 @@ func night(w *world) {
 	}
 	w.do(running...)
 	w.do(w.report(pods[0], engine.ReportSucceeded, 0), w.report(pods[1], engine.ReportFailed, 3))
-	victim := w.state.Nodes[w.livePods()[0].Node]
+	victim := w.state.Nodes[w.livePods()[0].Node()]
 	w.do(engine.NoticeInstance{Provider: "local", InstanceID: victim.InstanceID, Deadline: w.now.Add(time.Minute), Cause: "test"})
 	w.do(engine.InstanceGone{Provider: "local", InstanceID: victim.InstanceID, Cause: "test"})
 	w.now = w.now.Add(20 * time.Second)

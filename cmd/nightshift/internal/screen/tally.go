@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
-	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/spot"
 )
 
@@ -40,19 +39,16 @@ func (t Tally) String() string {
 }
 
 // Add counts a Job in.
-func (t *Tally) Add(state *engine.State, owner *engine.Job) {
+func (t *Tally) Add(owner *engine.Job) {
 	t.Wanted += owner.Spec.Completions
 	t.Succeeded += owner.Progress.Succeeded
 	t.Failed += owner.Progress.Failed
 	t.Evicted += owner.Progress.Evicted
 	t.PaidMicros += owner.Account.Paid.Micros()
-	for _, uid := range owner.LivePods {
-		pod := state.Pods[uid]
+	for pod := range owner.Live() {
 		t.PaidMicros += pod.Charge.Paid.Micros()
-		if !pod.Started.IsZero() && pod.Outcome == job.Live {
-			t.Running++
-		}
 	}
+	t.Running += owner.Counts.Ready
 }
 
 // Pace tells the time to the end from how long what is done has taken.

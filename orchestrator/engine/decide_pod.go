@@ -1,0 +1,177 @@
+package engine
+
+import (
+	"slices"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
+)
+
+// Reasons for which pods are stopped, beside those that package job gives.
+const (
+	reasonDeleted     = "Deleted"
+	reasonFleetClosed = "FleetClosed"
+)
+
+func (d *draft) deletePod(command DeletePod) error {
+	pod, ok := d.state.PodOf(command.Namespace, command.Name)
+	if !ok {
+		return reject(NotFound, "pods %q not found", command.Name)
+	}
+	if command.UID != "" && command.UID != pod.UID() {
+		return reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", command.UID, pod.UID())
+	}
+	if !pod.IsLive() {
+		return reject(Unfit, "pod %q has ended; it goes when its Job is deleted", command.Name)
+	}
+	if !pod.IsStopping() {
+		stopping := &event.PodStopping{Reason: reasonDeleted, Message: "the pod was deleted", GraceSeconds: pod.template.GraceSeconds}
+		d.failNow(pod, stopping)
+		d.stopPod(pod, stopping)
+	}
+	return nil
+}
+
+// failNow has a pod that is told to end count as failed at once, and its place taken by another, unless the Job waits until it has failed
+// (isPodFailed in pkg/controller/job/job_controller.go).
+func (d *draft) failNow(pod *Pod, stopping *event.PodStopping) {
+	spec := &pod.Job().Spec
+	if spec.ReplaceFailed {
+		return
+	}
+	ruling := spec.Judge(d.failureOf(pod, nil, stopping.GetEviction()))
+	stopping.Released, stopping.Failed, stopping.IndexFailed = true, true, ruling.IndexFailed
+}
+
+// stopPod tells a pod to end. One that has no node ends at once.
+func (d *draft) stopPod(pod *Pod, stopping *event.PodStopping) {
+	stopping.Uid = pod.UID()
+	d.add(pod.Namespace(), stopping)
+	if pod.node != nil {
+		return
+	}
+	finished := &event.PodFinished{Uid: stopping.Uid, Reason: stopping.GetReason(), Message: stopping.GetMessage()}
+	switch {
+	case stopping.GetEviction():
+		finished.Outcome = event.PodFinished_EVICTED
+		d.judge(pod, finished, stopping.GetReleased())
+	case stopping.GetReleased():
+		finished.Outcome = event.PodFinished_STOPPED
+	default:
+		finished.Outcome = event.PodFinished_FAILED
+		d.judge(pod, finished, false)
+	}
+	d.add(pod.Namespace(), finished)
+}
+
+// failureOf is what is known of a pod that has not succeeded.
+func (d *draft) failureOf(pod *Pod, exits []job.Exit, evicted bool) *job.Failure {
+	return &job.Failure{
+		Namespace: pod.Namespace(), Pod: pod.Name(), Index: pod.Index, IndexFailures: pod.indexFailures, Exits: exits, Evicted: evicted,
+	}
+}
+
+// judge adds to the end of a pod what it means for the Job, if its end counts: it has not given up its place before.
+func (d *draft) judge(pod *Pod, finished *event.PodFinished, released bool) {
+	evicted := finished.GetOutcome() == event.PodFinished_EVICTED
+	if released || (!evicted && finished.GetOutcome() != event.PodFinished_FAILED) {
+		return
+	}
+	exits := exitsOf(finished.GetContainers())
+	if len(exits) == 0 && finished.GetExitCode() != 0 {
+		exits = []job.Exit{{Container: pod.template.Object.Spec.Template.Spec.Containers[0].Name, Code: finished.GetExitCode()}}
+	}
+	spec := &pod.Job().Spec
+	ruling := spec.Judge(d.failureOf(pod, exits, evicted))
+	strict := spec.StrictUpstream
+	if finished.GetReason() == reasonFleetClosed {
+		// That the control plane stops is nothing that Kubernetes has an account for.
+		ruling, strict = job.Ruling{}, false
+	}
+	switch {
+	case evicted && !strict && !ruling.Counted:
+		// An eviction like any other.
+	case evicted:
+		finished.EvictionFailed = true
+		fallthrough
+	default:
+		finished.Ignored, finished.IndexFailed, finished.FailJob = !ruling.Counted, ruling.IndexFailed, ruling.FailJob
+	}
+}
+
+// endLost ends a pod whose node is gone.
+func (d *draft) endLost(pod *Pod, reason, message string) {
+	finished := &event.PodFinished{Uid: pod.UID(), Outcome: outcomeOf(pod, false), Reason: reason, Message: message}
+	if !pod.IsStopping() {
+		finished.Outcome = event.PodFinished_EVICTED
+	}
+	d.judge(pod, finished, pod.flags&released != 0)
+	d.add(pod.Namespace(), finished)
+}
+
+// outcomeOf tells how a pod that ended on its node counts. What its node reports as a failure while it was being evicted is the
+// eviction; what succeeded in spite of it has succeeded.
+func outcomeOf(pod *Pod, succeeded bool) event.PodFinished_Outcome {
+	switch {
+	case succeeded:
+		return event.PodFinished_SUCCEEDED
+	case pod.flags&evictionPending != 0:
+		return event.PodFinished_EVICTED
+	case pod.IsStopping() && (pod.flags&released != 0 || pod.reason().reason != reasonDeleted):
+		return event.PodFinished_STOPPED
+	}
+	return event.PodFinished_FAILED
+}
+
+func (d *draft) reportPod(command ReportPod) error {
+	pod, ok := d.state.Pod(command.UID)
+	if !ok || pod.Node() != command.Node || pod.Epoch != command.Epoch || !pod.IsLive() {
+		return reject(Stale, "pod %s has no attempt %d that runs on %s", command.UID, command.Epoch, command.Node)
+	}
+	if !pod.HasStarted() && !pod.IsStopping() && command.Phase != ReportFailed {
+		d.add(pod.Namespace(), &event.PodStarted{Uid: command.UID})
+	}
+	if command.Restarts > pod.Restarts && command.Phase == ReportRunning {
+		d.add(pod.Namespace(), &event.PodRestarted{Uid: command.UID, Restarts: command.Restarts, ExitCode: command.ExitCode})
+	}
+	if command.Phase == ReportSucceeded || command.Phase == ReportFailed {
+		outcome := outcomeOf(pod, command.Phase == ReportSucceeded)
+		finished := &event.PodFinished{
+			Uid: command.UID, Outcome: outcome, ExitCode: command.ExitCode, Reason: command.Reason, Message: command.Message,
+			Restarts: command.Restarts, FinishedUnixNano: d.now.UnixNano(),
+		}
+		if len(command.Containers) > 0 {
+			finished.Containers = resultsOf(command.Containers)
+		}
+		if outcome == event.PodFinished_EVICTED || outcome == event.PodFinished_STOPPED {
+			finished.Reason, finished.Message = pod.reason().reason, pod.reason().message
+		}
+		d.judge(pod, finished, pod.flags&released != 0)
+		d.add(pod.Namespace(), finished)
+	}
+	return nil
+}
+
+// pick returns the active pods of a Job that are to end: all in order of creation, or so many, those that lose least first.
+func (d *draft) pick(owner *Job, count int32) []*Pod {
+	active := make([]*Pod, 0, owner.Counts.Active)
+	for pod := range owner.Live() {
+		if !pod.IsStopping() {
+			active = append(active, pod)
+		}
+	}
+	if int(count) >= len(active) {
+		return active
+	}
+	slices.SortStableFunc(active, func(a, b *Pod) int {
+		if a.removal().GoesBefore(b.removal(), &owner.Spec) {
+			return -1
+		}
+		return 1
+	})
+	return active[:count]
+}
+
+func (p *Pod) removal() job.Removal {
+	return job.Removal{Index: p.Index, Bound: timeOf(p.bound), Started: timeOf(p.started), Restarts: p.Restarts, Ordinal: p.ordinal}
+}

@@ -1,0 +1,163 @@
+package manifest_test
+
+import (
+	"strings"
+	"testing"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
+)
+
+// never is base with restartPolicy Never and lines in its spec.
+func never(t *testing.T, lines string) string {
+	return strings.Replace(spec(t, lines), "OnFailure", "Never", 1)
+}
+
+func TestAllThatAJobMaySayIsTaken(t *testing.T) {
+	for name, text := range map[string]string{
+		"a work queue":             with(t, "completions: 3", "parallelism: 3"),
+		"a queue that ends early":  strings.Replace(with(t, "completions: 3", "parallelism: 3"), "  name: x\n", "  name: x\n  annotations: {nightshift.dev/on-first-success: terminate}\n", 1),
+		"a suspended Job":          spec(t, "suspend: true"),
+		"a short life":             spec(t, "ttlSecondsAfterFinished: 0"),
+		"limits per index":         never(t, "completionMode: Indexed\nbackoffLimitPerIndex: 1\nmaxFailedIndexes: 2"),
+		"waiting for the failure":  spec(t, "podReplacementPolicy: Failed"),
+		"another controller":       spec(t, "managedBy: example.com/other"),
+		"a policy on failures":     never(t, "podFailurePolicy:\n  rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}, {action: FailJob, onExitCodes: {containerName: main, operator: In, values: [42]}}]"),
+		"a policy on successes":    spec(t, "completionMode: Indexed\nsuccessPolicy:\n  rules: [{succeededIndexes: \"0,2\", succeededCount: 1}]"),
+		"Kubernetes' own accounts": with(t, "  name: x\n", "  name: x\n  annotations: {nightshift.dev/strict-upstream: \"true\"}\n"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, refusal := admit(t, text, nil); refusal != "" {
+				t.Errorf("%s\nfor\n%s", refusal, text)
+			}
+		})
+	}
+}
+
+func TestDefaultsOfPoliciesAreThoseOfKubernetes(t *testing.T) {
+	job, refusal := admit(t, never(t, "completionMode: Indexed\nbackoffLimitPerIndex: 1\npodFailurePolicy:\n  rules: [{action: FailIndex, onPodConditions: [{type: DisruptionTarget}]}]"), nil)
+	if refusal != "" {
+		t.Fatal(refusal)
+	}
+	if limit := *job.Spec.BackoffLimit; limit != 2147483647 {
+		t.Errorf("backoffLimit is %d", limit)
+	}
+	if policy := *job.Spec.PodReplacementPolicy; policy != batchv1.Failed {
+		t.Errorf("podReplacementPolicy is %s", policy)
+	}
+	if status := job.Spec.PodFailurePolicy.Rules[0].OnPodConditions[0].Status; status != corev1.ConditionTrue {
+		t.Errorf("the pattern's status is %q", status)
+	}
+}
+
+func TestRulesOfThePoliciesReadAsThoseOfKubernetes(t *testing.T) {
+	for name, c := range map[string]struct{ manifest, want string }{
+		"a failure policy and restarts in place": {spec(t, "podFailurePolicy:\n  rules: [{action: Count, onPodConditions: [{type: DisruptionTarget}]}]"),
+			`spec.template.spec.restartPolicy: Invalid value: "OnFailure": only "Never" is supported when podFailurePolicy is specified`},
+		"a limit per index of a Job without": {never(t, "backoffLimitPerIndex: 1"),
+			`spec.backoffLimitPerIndex: Invalid value: 1: requires indexed completion mode`},
+		"more failed indexes than indexes": {never(t, "completionMode: Indexed\nbackoffLimitPerIndex: 1\nmaxFailedIndexes: 4"),
+			`spec.maxFailedIndexes: Invalid value: 4: must be less than or equal to completions`},
+		"failed indexes without a limit each": {never(t, "completionMode: Indexed\nmaxFailedIndexes: 1"),
+			`spec.backoffLimitPerIndex: Required value: when maxFailedIndexes is specified`},
+		"a success policy of a Job without indexes": {spec(t, "successPolicy:\n  rules: [{succeededCount: 1}]"),
+			`: requires indexed completion mode`},
+		"an index that is not there": {spec(t, "completionMode: Indexed\nsuccessPolicy:\n  rules: [{succeededIndexes: \"1,3\"}]"),
+			`spec.successPolicy.rules[0].succeededIndexes: Invalid value: "1,3": error parsing succeededIndexes: too large index: "3"`},
+		"a container that is not there": {never(t, "podFailurePolicy:\n  rules: [{action: Ignore, onExitCodes: {containerName: other, operator: In, values: [1]}}]"),
+			`spec.podFailurePolicy.rules[0].onExitCodes.containerName: Invalid value: "other": must be one of the container or initContainer names in the pod template`},
+		"a manager without a domain": {spec(t, "managedBy: other"),
+			`spec.managedBy: Invalid value: "other": must be a domain-prefixed path (such as "acme.io/foo")`},
+		"replacement that a failure policy does not allow": {never(t, "podReplacementPolicy: TerminatingOrFailed\npodFailurePolicy:\n  rules: [{action: Count, onPodConditions: [{type: DisruptionTarget}]}]"),
+			`spec.podReplacementPolicy: Unsupported value: "TerminatingOrFailed": supported values: "Failed"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, got := admit(t, c.manifest, nil)
+			if !strings.Contains(got, c.want) {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestUpdatesChangeWhatKubernetesLetsChange(t *testing.T) {
+	plain, indexed := base, spec(t, "completionMode: Indexed\nparallelism: 3")
+	suspended := spec(t, "suspend: true")
+	set := func(active int32, condition bool, started bool) func(*batchv1.Job) {
+		return func(j *batchv1.Job) {
+			j.Status.Active = active
+			if condition {
+				j.Status.Conditions = []batchv1.JobCondition{{Type: batchv1.JobSuspended, Status: corev1.ConditionTrue}}
+			}
+			if started {
+				j.Status.StartTime = &metav1.Time{Time: j.CreationTimestamp.Time}
+			}
+		}
+	}
+	cpu := func(j *batchv1.Job) {
+		j.Spec.Template.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}
+	}
+	arch := func(j *batchv1.Job) {
+		j.Spec.Template.Spec.NodeSelector = map[string]string{corev1.LabelArchStable: "arm64"}
+	}
+	for name, c := range map[string]struct {
+		manifest   string
+		status     func(*batchv1.Job)
+		change     func(*batchv1.Job)
+		generation int64
+		want       string
+	}{
+		"labels":       {plain, set(2, false, true), func(j *batchv1.Job) { j.Labels["a"] = "b" }, 1, ""},
+		"status":       {plain, set(2, false, true), func(j *batchv1.Job) { j.Status.Active = 0 }, 1, ""},
+		"parallelism":  {plain, set(2, false, true), func(j *batchv1.Job) { *j.Spec.Parallelism = 9 }, 2, ""},
+		"backoffLimit": {plain, set(2, false, true), func(j *batchv1.Job) { *j.Spec.BackoffLimit = 1 }, 2, ""},
+		"deadline":     {plain, set(2, false, true), func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = new(int64); *j.Spec.ActiveDeadlineSeconds = 9 }, 2, ""},
+		"ttl":          {plain, set(2, false, true), func(j *batchv1.Job) { j.Spec.TTLSecondsAfterFinished = new(int32) }, 2, ""},
+		"suspend":      {plain, set(2, false, true), func(j *batchv1.Job) { *j.Spec.Suspend = true }, 2, ""},
+		"completions": {plain, set(2, false, true), func(j *batchv1.Job) { *j.Spec.Completions = 9 }, 0,
+			"spec.completions: Invalid value: 9: field is immutable"},
+		"completions of an Indexed Job with its parallelism": {indexed, set(2, false, true), func(j *batchv1.Job) { *j.Spec.Completions, *j.Spec.Parallelism = 9, 9 }, 2, ""},
+		"completions of an Indexed Job alone": {indexed, set(2, false, true), func(j *batchv1.Job) { *j.Spec.Completions = 9 }, 0,
+			"spec.completions: Invalid value: 9: can only be modified in tandem with spec.parallelism"},
+		"template":                        {plain, set(2, false, true), func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "other" }, 0, "spec.template: Invalid value: "},
+		"resources while it runs":         {plain, set(2, false, true), cpu, 0, "spec.template: Invalid value: "},
+		"resources before the start":      {suspended, set(0, false, false), cpu, 2, ""},
+		"resources once suspended":        {suspended, set(0, true, true), cpu, 2, ""},
+		"resources while pods are active": {suspended, set(1, true, true), cpu, 0, "spec.template: Invalid value: "},
+		"resources before it is suspended": {suspended, set(0, false, true), cpu, 0,
+			"spec.template: Invalid value: "},
+		"architecture once suspended": {suspended, set(0, true, true), arch, 2, ""},
+		"image once suspended": {suspended, set(0, true, true), func(j *batchv1.Job) { j.Spec.Template.Spec.Containers[0].Image = "other" }, 0,
+			"spec.template.spec: Invalid value: "},
+		"managedBy": {plain, set(0, false, false), func(j *batchv1.Job) { j.Spec.ManagedBy = new(string); *j.Spec.ManagedBy = "example.com/other" }, 0,
+			"spec.managedBy: Invalid value: \"example.com/other\": field is immutable"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old, refusal := admit(t, c.manifest, nil)
+			if refusal != "" {
+				t.Fatal(refusal)
+			}
+			old.ResourceVersion = "7"
+			c.status(old)
+			updated := old.DeepCopy()
+			c.change(updated)
+			out, errs := manifest.AdmitUpdate(updated, old, nil)
+			if c.want != "" {
+				if got := manifest.Invalid("x", errs).Error(); !strings.Contains(got, c.want) {
+					t.Errorf("got %s\nwant %s", got, c.want)
+				}
+				return
+			}
+			if len(errs) > 0 {
+				t.Fatal(errs.ToAggregate())
+			}
+			if out.Generation != c.generation || out.Status.Active != old.Status.Active {
+				t.Errorf("generation %d, want %d; active %d, want %d", out.Generation, c.generation, out.Status.Active, old.Status.Active)
+			}
+		})
+	}
+}
