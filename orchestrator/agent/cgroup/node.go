@@ -157,8 +157,8 @@ func (n *Node) release(p *place) error {
 	return errors.Join(err, p.lock.Close())
 }
 
-// Sweep kills and removes what nodes that are gone have left, where this process would make its own. It returns when nothing of
-// theirs runs any more.
+// Sweep kills and removes what nodes that are gone have left, where this process would make its own. When it returns nothing of
+// theirs runs any more, unless another process of the machine sweeps it at the same time.
 func Sweep() error {
 	m := thisMachine()
 	found, err := m.hierarchies()
