@@ -10,10 +10,13 @@ import (
 
 // settlePlacement binds pods to nodes and buys what is missing.
 func (d *draft) settlePlacement() {
-	if d.state.Closed != "" || d.state.homeless == 0 || !d.state.work.place {
+	if !d.state.work.place {
 		return
 	}
 	d.state.work.place, d.state.work.planned = false, d.now
+	if d.state.Closed != "" || d.state.homeless == 0 {
+		return
+	}
 	plan := placement.Make(d.homeless(), d.placeable(), d.offers())
 	for i, binding := range plan.Bindings {
 		pod, _ := d.state.Pod(binding.Pod)

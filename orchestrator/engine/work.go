@@ -178,6 +178,13 @@ func (s *State) ring(now time.Time) {
 	}
 }
 
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // nextTimer returns the earliest timer that holds, and drops those before it that do not.
 func (s *State) nextTimer() (timer, bool) {
 	for len(s.work.timers) > 0 {
@@ -192,7 +199,7 @@ func (s *State) nextTimer() (timer, bool) {
 // nextPause is the earliest end of a pause after a time, if pods wait for what is out; zero for none.
 func (s *State) nextPause(after time.Time) time.Time {
 	var next time.Time
-	if s.homeless == 0 {
+	if s.homeless == 0 || s.Closed != "" {
 		return next
 	}
 	for _, paused := range s.pauses {
@@ -208,7 +215,8 @@ func (s *State) wake() time.Time {
 	if s.work.place || len(s.work.advance)+len(s.work.ends)+len(s.work.evict)+len(s.work.release) > 0 {
 		return s.Now
 	}
-	wake := s.nextPause(s.Now)
+	// A tick that decides nothing leaves no fact, and Now as it was: what was looked at since is not looked at again.
+	wake := s.nextPause(later(s.Now, s.work.planned))
 	if first, any := s.nextTimer(); any && (wake.IsZero() || first.at.Before(wake)) {
 		wake = first.at
 	}

@@ -26,6 +26,15 @@ func (e *UnknownKindError) Error() string {
 	return fmt.Sprintf("the log holds a fact of kind %q, which this version of Nightshift does not know; run a version that does", e.Kind)
 }
 
+// NewerFormatError is a term that was begun by code which writes facts that this code would misread.
+type NewerFormatError struct {
+	Level uint32
+}
+
+func (e *NewerFormatError) Error() string {
+	return fmt.Sprintf("the log is of format level %d and this version of Nightshift reads up to %d; run a newer version", e.Level, FormatLevel)
+}
+
 // bodyFields maps a body message's name to its field in Fact. Generated messages cannot be asked before the package is initialized.
 var bodyFields = sync.OnceValue(func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
 	body := new(Fact).ProtoReflect().Descriptor().Oneofs().ByName("body")
@@ -61,7 +70,8 @@ func Encode(fact *Fact) ([]byte, error) {
 	return encoded, nil
 }
 
-// Decode reads what Encode wrote. It fails with *UnknownKindError for a kind that this code does not know.
+// Decode reads what Encode wrote. It fails with *UnknownKindError for a kind that this code does not know, and with *NewerFormatError where a
+// newer format begins.
 func Decode(encoded []byte) (*Fact, error) {
 	fact := new(Fact)
 	if err := proto.Unmarshal(encoded, fact); err != nil {
@@ -69,6 +79,9 @@ func Decode(encoded []byte) (*Fact, error) {
 	}
 	if fact.Body == nil {
 		return nil, &UnknownKindError{Kind: fact.GetKind()}
+	}
+	if level := fact.GetTermBegan().GetFormatLevel(); level > FormatLevel {
+		return nil, &NewerFormatError{Level: level}
 	}
 	return fact, nil
 }
