@@ -42,7 +42,7 @@ func (n *narrator) CostOf(podUID string) (micros int64, known bool) {
 	if !known {
 		return 0, false
 	}
-	return pod.Charge.Paid.Micros(), true
+	return pod.Charge().Paid.Micros(), true
 }
 
 // goLive makes a line of each change from here on.

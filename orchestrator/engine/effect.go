@@ -52,19 +52,16 @@ func (s *State) admission(owner *Job) Admission {
 	if !owner.Spec.IsWorkQueue() {
 		waiting.Pods = min(waiting.Pods, owner.Spec.Completions)
 	}
-	pods := make([]placement.Pod, waiting.Pods)
-	for i := range pods {
-		pods[i] = placement.Pod{Job: owner.UID, Requests: owner.template.Requests, Arch: owner.template.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
-	}
+	need := placement.Need{Requests: owner.template.Requests, Arch: owner.template.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
 	offers := (&draft{state: s, now: s.Now}).offers()
 	for i := range offers {
 		// How many can be had now says nothing about the price.
 		offers[i].Available = -1
 	}
-	plan := placement.Make(pods, nil, offers)
-	waiting.ForecastKnown = len(plan.Rejections) == 0
+	launches, left, _ := placement.Buy(&need, int64(waiting.Pods), offers)
+	waiting.ForecastKnown = left == 0
 	if waiting.ForecastKnown {
-		for _, launch := range plan.Launches {
+		for _, launch := range launches {
 			waiting.ForecastMicrosPerHour += launch.Count * launch.Offer.PriceMicrosPerHour
 		}
 	}

@@ -54,8 +54,11 @@ type State struct {
 
 	// pods of all Jobs in Jobs, live and ended.
 	pods podIndex
-	// homeless counts the live pods that have no node.
+	// homeless counts the live pods that have no node; waiting are the Jobs that have such.
 	homeless int
+	waiting  map[*Job]bool
+	// fleet knows what the nodes that take pods have free, and what is on its way.
+	fleet *placement.Fleet
 	// undecided are the Jobs about which policy has not decided.
 	undecided map[*Job]bool
 	// taken counts the instances asked for since a provider's offers were observed, by pool.
@@ -67,6 +70,8 @@ type State struct {
 	// lastWhy is shared by pods for which the same was said in a row.
 	lastWhy *why
 	work    work
+	// split is room for charge.
+	split []ledger.Amount
 }
 
 // Name is a name within a namespace.
@@ -120,8 +125,9 @@ type Job struct {
 	// Receipt, once the Job has ended and no node works for it.
 	Receipt *event.Receipt
 
-	// template of which new pods are made.
-	template *Template
+	// template of which new pods are made, the last of templates.
+	template  *Template
+	templates []*Template
 	// pods ever created, in order; live and homeless are those of them that are so.
 	pods           []*Pod
 	live, homeless podList
@@ -215,11 +221,16 @@ type Node struct {
 	Accrued time.Time
 	Version uint64
 
-	// pods bound here and not ended, in order of binding, and what they leave free.
+	// pods bound here and not ended, in order of binding.
 	pods []*Pod
-	free placement.Vector
+	// shares of the node that these pods pay for, and what each has paid and would have paid on demand, in the same order. It is here and not with the
+	// pods because all of it changes at once.
+	shares         []int64
+	paid, onDemand []ledger.Amount
 	// payer is the Job that pays for it while it holds none; it may have been deleted.
 	payer *Job
+	// coming: it is counted among those on their way.
+	coming bool
 	// assigned is what Effects told last; nil when it has changed.
 	assigned []Assignment
 	// due is when its timer rings.
@@ -255,6 +266,8 @@ func NewState() *State {
 		Offers:    make(map[string][]*event.Offer),
 		Objects:   make(map[ObjectKey]ObjectVersion),
 		pods:      podIndex{byUID: make(map[podUID]*Pod), byName: make(map[uint64]*Pod), byOddName: make(map[Name]*Pod)},
+		waiting:   make(map[*Job]bool),
+		fleet:     placement.NewFleet(),
 		undecided: make(map[*Job]bool),
 		taken:     make(map[string]int64),
 		pauses:    make(map[offerKey]pause),

@@ -23,6 +23,9 @@ type work struct {
 	// planned is when places were last looked for.
 	planned time.Time
 	timers  timers
+	// spare room of lists that were taken last.
+	spareJobs  []*Job
+	spareNodes []*Node
 }
 
 // mark bits of a Job or a node.
@@ -76,10 +79,10 @@ func (s *State) markAll() {
 	s.work.place = true
 }
 
-// takeJobs empties a list of marked Jobs and returns those that are still there, the oldest first.
+// takeJobs empties a list of marked Jobs and returns those that are still there, the oldest first; the answer is good until the next call.
 func (s *State) takeJobs(marked *[]*Job, mark marks) []*Job {
 	jobs := *marked
-	*marked = nil
+	*marked, s.work.spareJobs = s.work.spareJobs[:0], jobs
 	for _, owner := range jobs {
 		owner.marks &^= mark
 	}
@@ -88,10 +91,10 @@ func (s *State) takeJobs(marked *[]*Job, mark marks) []*Job {
 	return jobs
 }
 
-// takeNodes empties a list of marked nodes and returns those that are still there, by name.
+// takeNodes empties a list of marked nodes and returns those that are still there, by name; the answer is good until the next call.
 func (s *State) takeNodes(marked *[]*Node, mark marks) []*Node {
 	nodes := *marked
-	*marked = nil
+	*marked, s.work.spareNodes = s.work.spareNodes[:0], nodes
 	for _, node := range nodes {
 		node.marks &^= mark
 	}

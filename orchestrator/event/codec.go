@@ -48,6 +48,10 @@ var bodyFields = sync.OnceValue(func() map[protoreflect.FullName]protoreflect.Fi
 
 // Of wraps one of the body messages of Fact for a tenant, at a time. It panics when the message is not a body of Fact.
 func Of(tenant string, now time.Time, message proto.Message) *Fact {
+	if fact, ok := ofPod(message); ok {
+		fact.TimeUnixNano, fact.Tenant = now.UnixNano(), tenant
+		return fact
+	}
 	reflected := message.ProtoReflect()
 	field, ok := bodyFields()[reflected.Descriptor().FullName()]
 	if !ok {
@@ -56,6 +60,21 @@ func Of(tenant string, now time.Time, message proto.Message) *Fact {
 	fact := &Fact{TimeUnixNano: now.UnixNano(), Tenant: tenant, Kind: string(field.Name())}
 	fact.ProtoReflect().Set(field, protoreflect.ValueOfMessage(reflected))
 	return fact
+}
+
+// ofPod wraps the kinds of which there are very many, without reflection.
+func ofPod(message proto.Message) (*Fact, bool) {
+	switch body := message.(type) {
+	case *PodCreated:
+		return &Fact{Kind: "pod_created", Body: &Fact_PodCreated{body}}, true
+	case *PodBound:
+		return &Fact{Kind: "pod_bound", Body: &Fact_PodBound{body}}, true
+	case *PodStarted:
+		return &Fact{Kind: "pod_started", Body: &Fact_PodStarted{body}}, true
+	case *PodFinished:
+		return &Fact{Kind: "pod_finished", Body: &Fact_PodFinished{body}}, true
+	}
+	return nil, false
 }
 
 // At returns the time of the fact, in UTC.

@@ -23,6 +23,16 @@ func TestAFactIsReadAsItWasWritten(t *testing.T) {
 	}
 }
 
+func TestEveryKindIsNamedByItsField(t *testing.T) {
+	for _, message := range []proto.Message{&event.PodCreated{}, &event.PodBound{}, &event.PodStarted{}, &event.PodFinished{}, &event.PodStopping{}, &event.JobCreated{}, &event.NodeGone{}} {
+		fact := event.Of("", time.Unix(1, 0), message)
+		body := fact.ProtoReflect().WhichOneof(fact.ProtoReflect().Descriptor().Oneofs().ByName("body"))
+		if fact.GetKind() != string(body.Name()) {
+			t.Errorf("%T is of kind %q, its field is %q", message, fact.GetKind(), body.Name())
+		}
+	}
+}
+
 func TestWhatNewerCodeWroteIsNotRead(t *testing.T) {
 	// A body with a number that no kind has.
 	unknown, err := proto.Marshal(&event.Fact{Kind: "pod_teleported"})
