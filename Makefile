@@ -13,9 +13,10 @@ PROGRAMS = $(filter-out terraform-provider-nightshift,$(notdir $(patsubst %/main
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-build: ## build the programs into bin/
+build: ## build the programs and the examples' executable into bin/
 	@mkdir -p bin
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+	$(GO) build -trimpath -o bin/data-processor ./examples/data-processing/processor
 
 test: ## run every test with the race detector; installs what the tests need; ends with the counts
 	@.ci/test

@@ -64,7 +64,10 @@ var importRules = []importRule{
 	{"policy/opa", []string{"policy", "policy/rego"}, []string{"github.com/open-policy-agent/opa/...", "go.yaml.in/yaml/...", "sigs.k8s.io/yaml/..."}, "the one place that knows OPA"},
 	{"policy/rego", nil, nil, "the bundle is data"},
 	{"telemetry", []string{"orchestrator/event"}, []string{"go.opentelemetry.io/...", grpc, protobuf}, "spans and metrics are made of recorded facts, so that a crash changes none"},
-	{"cmd/nightshift", []string{"orchestrator/...", "providers/...", "policy/...", "telemetry"}, []string{"github.com/spf13/...", "golang.org/x/sys/...", protobuf, grpc, "k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/client-go/...", "sigs.k8s.io/yaml/..."}, "the command joins parts and speaks with the user"},
+	{"cmd/nightshift/internal/screen", []string{"orchestrator/engine", "orchestrator/job", "orchestrator/spot", "telemetry"},
+		append([]string{"github.com/vbauerster/mpb/...", "golang.org/x/term/..."}, kubernetesTypes...), "what is shown is made of the engine's state and of nothing else"},
+	{"cmd/nightshift/internal/attach", []string{"cmd/nightshift/internal/screen"}, kubernetesTypes, "runs that attach exchange manifests and what is shown"},
+	{"cmd/nightshift", []string{"orchestrator/...", "providers/...", "policy/...", "telemetry", "cmd/nightshift/internal/..."}, []string{"github.com/spf13/...", "golang.org/x/sys/...", protobuf, grpc, "k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/client-go/...", "k8s.io/cli-runtime/...", "k8s.io/kubectl/...", "sigs.k8s.io/yaml/..."}, "the command joins parts and speaks with the user"},
 	{"cmd/nightshift-agent", []string{"orchestrator/agent/..."}, []string{"github.com/spf13/..."}, "the agent is a small program: each instance fetches it"},
 	{"cmd/nightshift-provider-aws", []string{"providers", "providers/plugin", "providers/aws"}, nil, "a plugin is one provider and the wire"},
 	{"cmd/terraform-provider-nightshift", nil, []string{"github.com/hashicorp/...", "k8s.io/..."}, "the Terraform provider is a client of the API like any other"},
@@ -93,7 +96,8 @@ func checkImports(packages []listed) []breach {
 			}
 		}
 		for _, path := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
-			if ours, isOurs := local(path); isOurs && strings.HasPrefix(ours, "cmd/") {
+			// Go itself keeps what is below internal to its command.
+			if ours, isOurs := local(path); isOurs && strings.HasPrefix(ours, "cmd/") && !strings.Contains(ours, "/internal/") {
 				breaches = append(breaches, breach{name, "imports " + ours, "commands are the outermost layer: what two of them need is a package"})
 			}
 		}

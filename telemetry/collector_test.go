@@ -21,6 +21,7 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -35,9 +36,13 @@ type receiver struct {
 	// refusing makes it answer Unavailable; refused tells of each time, if it is not nil.
 	refusing bool
 	refused  chan struct{}
+	// partial is answered with each success; nil says that all was taken.
+	partial *collectorpb.ExportTracePartialSuccess
+	// authorization is what the requests' header of this name said.
+	authorization []string
 }
 
-func (r *receiver) Export(_ context.Context, request *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
+func (r *receiver) Export(ctx context.Context, request *collectorpb.ExportTraceServiceRequest) (*collectorpb.ExportTraceServiceResponse, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.refusing {
@@ -48,7 +53,8 @@ func (r *receiver) Export(_ context.Context, request *collectorpb.ExportTraceSer
 		return nil, status.Error(codes.Unavailable, "the collector is away")
 	}
 	r.requests = append(r.requests, request)
-	return &collectorpb.ExportTraceServiceResponse{}, nil
+	r.authorization = append(r.authorization, metadata.ValueFromIncomingContext(ctx, "authorization")...)
+	return &collectorpb.ExportTraceServiceResponse{PartialSuccess: r.partial}, nil
 }
 
 func (r *receiver) refuse(yes bool) {
@@ -122,8 +128,19 @@ func overHTTP(t *testing.T) *receiver {
 			w.WriteHeader(http.StatusBadRequest)
 			return
 		}
-		if _, err := r.Export(request.Context(), message); err != nil {
+		ctx := metadata.NewIncomingContext(request.Context(), metadata.Pairs("authorization", request.Header.Get("Authorization")))
+		response, err := r.Export(ctx, message)
+		if err != nil {
 			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		answer, err := proto.Marshal(response)
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/x-protobuf")
+		if _, err := w.Write(answer); err != nil {
+			t.Error(err)
 		}
 	}))
 	t.Cleanup(server.Close)

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -41,6 +42,21 @@ func collectorClient() (otlptrace.Client, error) {
 	default:
 		return nil, fmt.Errorf("%s is %q; only grpc and http/protobuf are supported", variable, protocol)
 	}
+}
+
+// partialSuccess returns what a collector said that has taken a request and refused some of its spans, or warns; nil if err is something
+// else. The clients make it an error whose type nobody else can name; it is known by its methods and how its text begins.
+// https://opentelemetry.io/docs/specs/otlp/#partial-success
+func partialSuccess(err error) error {
+	var said interface {
+		error
+		As(any) bool
+		Is(error) bool
+	}
+	if errors.As(err, &said) && strings.HasPrefix(said.Error(), "OTLP partial success: ") {
+		return said
+	}
+	return nil
 }
 
 // firstSet returns the first of the variables that is not empty; the specification takes empty for unset.

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 )
 
 func TestOnlyWhatTheVariablesAskForIsDialled(t *testing.T) {
@@ -36,6 +38,59 @@ func TestOnlyWhatTheVariablesAskForIsDialled(t *testing.T) {
 				t.Errorf("%d spans sent and %d in the file, want none and 5", sent, kept)
 			}
 		})
+	}
+}
+
+func TestHeadersThatTheVariablesNameReachTheCollector(t *testing.T) {
+	for protocol, serve := range map[string]func(*testing.T) *receiver{"grpc": overGRPC, "http/protobuf": overHTTP} {
+		t.Run(protocol, func(t *testing.T) {
+			collected := serve(t)
+			t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20of-the-night")
+			export(t, Options{}, night())
+			if len(collected.authorization) == 0 {
+				t.Error("no request had the header")
+			}
+			for _, got := range collected.authorization {
+				if got != "Bearer of-the-night" {
+					t.Errorf("authorization is %q", got)
+				}
+			}
+		})
+	}
+}
+
+// A collector that takes part of a request has taken the request, and must not get it again
+// (https://opentelemetry.io/docs/specs/otlp/#partial-success).
+func TestWhatACollectorTakesInPartIsToldAndNotSentAgain(t *testing.T) {
+	for protocol, serve := range map[string]func(*testing.T) *receiver{"grpc": overGRPC, "http/protobuf": overHTTP} {
+		for answer, partial := range map[string]*collectorpb.ExportTracePartialSuccess{
+			"some spans are refused": {RejectedSpans: 2, ErrorMessage: "over quota"},
+			"all taken, a warning":   {ErrorMessage: "over quota"},
+		} {
+			t.Run(protocol+": "+answer, func(t *testing.T) {
+				collected := serve(t)
+				collected.partial = partial
+				dir := t.TempDir()
+				var told book
+				tel := start(t, Options{Cursor: CursorDir(dir), Logger: told.logger(), limits: impatient})
+				for seq, fact := range night() {
+					tel.Observe(uint64(seq+1), fact)
+					if err := tel.Flush(patience(t)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := tel.Shutdown(patience(t)); err != nil {
+					t.Error(err)
+				}
+				export(t, Options{Cursor: CursorDir(dir), Logger: told.logger()}, night())
+				if got := len(collected.spans()); got != 5 {
+					t.Errorf("%d spans were sent, want 5", got)
+				}
+				if said, failed := told.count("over quota"), told.count("cannot be exported"); said != 1 || failed != 0 {
+					t.Errorf("what the collector said is logged %d times, and as a failure %d times:\n%s", said, failed, told.text.String())
+				}
+			})
+		}
 	}
 }
 

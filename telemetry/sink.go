@@ -66,7 +66,9 @@ type sink struct {
 	// settled is closed and replaced when the worker has got further or has failed.
 	settled chan struct{}
 	// failure is why the destination does not work; nil while it does. It is logged when it changes between the two.
-	failure  error
+	failure error
+	// inPart is set while the destination takes requests and refuses some of their spans.
+	inPart   bool
 	dropping bool
 	lost     int
 	// unremembered is set while the cursor cannot be saved.
@@ -200,7 +202,11 @@ func (s *sink) export(batch []sdktrace.ReadOnlySpan) bool {
 	for {
 		last := s.stopping()
 		err := s.exporter.ExportSpans(s.ctx, batch)
-		s.report(err)
+		refused := partialSuccess(err)
+		if refused != nil {
+			err = nil // to send it again is forbidden, and would double what was taken
+		}
+		s.report(err, refused)
 		if err == nil {
 			return true
 		}
@@ -223,10 +229,16 @@ func (s *sink) export(batch []sdktrace.ReadOnlySpan) bool {
 	}
 }
 
-// report notes whether the destination works, logs it if that has changed, and wakes those who flush.
-func (s *sink) report(err error) {
+// report notes whether the destination works, and whether it refuses some spans of what it takes. It logs each if that has changed.
+func (s *sink) report(err, refused error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if refused != nil && !s.inPart {
+		s.log.Warn("the destination of traces refuses spans, or warns; what it refuses is not sent again", "error", refused)
+	}
+	if err == nil {
+		s.inPart = refused != nil
+	}
 	switch {
 	case err != nil && s.failure == nil:
 		s.log.Warn("traces cannot be exported; they are kept and tried again", "error", err)

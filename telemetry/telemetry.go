@@ -11,7 +11,8 @@
 // spans, with the same ids. A destination that has not been asked for moves its cursor too: what happened meanwhile is history to it.
 //
 // A destination that fails holds up neither the caller nor the other one. It is tried again; when its queue is full, or it has refused the
-// same spans for minutes, spans are dropped, oldest first. That it fails, drops, and works again is logged once each.
+// same spans for minutes, spans are dropped, oldest first. What a collector refuses of a request that it takes is not sent again. That a
+// destination fails, drops, refuses, and works again is logged once each.
 //
 // Of the OTEL_ variables all that the OTLP exporters and the resource know are honoured, with OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER, which turn
 // off the collector and not a file that was asked for by name. Sampling is not: a trace here is a receipt, and is whole.

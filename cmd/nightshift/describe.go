@@ -5,14 +5,16 @@ import (
 	"strings"
 	"time"
 
+	batchv1 "k8s.io/api/batch/v1"
+
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/spot"
 )
 
-// describe says in one line what a fact means to the user; empty when it means nothing to them. The state holds the fact already.
-func describe(state *engine.State, fact *event.Fact) string {
+// inWordsOf says in one line what a fact means to the user; empty when it means nothing to them. The state holds the fact already.
+func inWordsOf(state *engine.State, fact *event.Fact) string {
 	switch body := fact.Body.(type) {
 	case *event.Fact_JobCreated:
 		return fmt.Sprintf("job %s created, uid %s", body.JobCreated.GetName(), body.JobCreated.GetUid())
@@ -85,6 +87,21 @@ func describeFinished(state *engine.State, finished *event.PodFinished) string {
 	reason := strings.TrimSpace(finished.GetReason() + " " + finished.GetMessage())
 	return fmt.Sprintf("pod %s failed with exit code %d (%s), %d failures of %d borne",
 		pod.Name(), finished.GetExitCode(), reason, owner.Progress.Failed, owner.Spec.BackoffLimit)
+}
+
+// isTrouble tells whether a fact is more than the ordinary course of things.
+func isTrouble(fact *event.Fact) bool {
+	switch body := fact.Body.(type) {
+	case *event.Fact_PodFinished:
+		return body.PodFinished.GetOutcome() == event.PodFinished_FAILED || body.PodFinished.GetOutcome() == event.PodFinished_EVICTED
+	case *event.Fact_JobConditionSet:
+		return body.JobConditionSet.GetType() == string(batchv1.JobFailureTarget)
+	case *event.Fact_LaunchSettled:
+		return body.LaunchSettled.GetErrorKind() != ""
+	case *event.Fact_PodRestarted, *event.Fact_PodUnplaceable, *event.Fact_NodeNoticed:
+		return true
+	}
+	return false
 }
 
 func jobName(state *engine.State, uid string) string {

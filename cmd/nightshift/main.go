@@ -71,5 +71,6 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newRun(), newServe(), newAgent(), newProvider())
+	root.AddCommand(newInspections()...)
 	return root
 }

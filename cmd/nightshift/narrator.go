@@ -3,6 +3,7 @@ package main
 import (
 	"sync"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/telemetry"
@@ -15,10 +16,83 @@ type narrator struct {
 	// state is that after the fact which is being told, nil between two.
 	state *engine.State
 
-	mu sync.Mutex
-	// live says whether lines are made; what happened before is history.
-	live  bool
-	lines []string
+	mu        sync.Mutex
+	listeners map[*listener]bool
+}
+
+func newNarrator() *narrator { return &narrator{listeners: make(map[*listener]bool)} }
+
+// listener collects what is told about some Jobs, and about nodes.
+type listener struct {
+	jobs map[engine.Name]bool
+
+	mu   sync.Mutex
+	told []screen.Change
+	// placed and ended are the pods that came to a node, and those that ended.
+	placed []placedPod
+	ended  []string
+}
+
+// placedPod is a pod whose containers are going to write.
+type placedPod struct {
+	namespace, jobUID, uid, name string
+	// containers in the order in which they start.
+	containers []string
+}
+
+// takePods returns the pods that came to a node since it was last called, and the UIDs of those that ended.
+func (l *listener) takePods() (placed []placedPod, ended []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	placed, ended = l.placed, l.ended
+	l.placed, l.ended = nil, nil
+	return placed, ended
+}
+
+// follow notes what becomes of a pod.
+func (l *listener) follow(state *engine.State, fact *event.Fact) {
+	switch body := fact.Body.(type) {
+	case *event.Fact_PodBound:
+		pod, _ := state.Pod(body.PodBound.GetUid())
+		placed := placedPod{namespace: pod.Namespace(), jobUID: pod.Job().UID, uid: pod.UID(), name: pod.Name()}
+		spec := &pod.Job().Object.Spec.Template.Spec
+		for i := range spec.InitContainers {
+			placed.containers = append(placed.containers, spec.InitContainers[i].Name)
+		}
+		for i := range spec.Containers {
+			placed.containers = append(placed.containers, spec.Containers[i].Name)
+		}
+		l.placed = append(l.placed, placed)
+	case *event.Fact_PodFinished:
+		l.ended = append(l.ended, body.PodFinished.GetUid())
+	}
+}
+
+// tellTo shows what was told since it was last called.
+func (l *listener) tellTo(show screen.Display) {
+	l.mu.Lock()
+	all := l.told
+	l.told = nil
+	l.mu.Unlock()
+	for _, change := range all {
+		show.Tell(change)
+	}
+}
+
+// listen begins to collect for the Jobs of these names, until leave is called.
+func (n *narrator) listen(jobs ...engine.Name) (l *listener, leave func()) {
+	l = &listener{jobs: make(map[engine.Name]bool)}
+	for _, name := range jobs {
+		l.jobs[name] = true
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listeners[l] = true
+	return l, func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.listeners, l)
+	}
 }
 
 // each is the view's hook.
@@ -28,12 +102,41 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 	n.state = nil
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.live {
+	if len(n.listeners) == 0 {
 		return
 	}
-	if line := describe(state, fact); line != "" {
-		n.lines = append(n.lines, fact.At().Local().Format("15:04:05 ")+line)
+	line := screen.Change{At: fact.At(), Text: inWordsOf(state, fact), Trouble: isTrouble(fact)}
+	about, isJob := jobOf(state, fact)
+	for l := range n.listeners {
+		if !isJob || l.jobs[about] {
+			l.mu.Lock()
+			if line.Text != "" {
+				l.told = append(l.told, line)
+			}
+			l.follow(state, fact)
+			l.mu.Unlock()
+		}
 	}
+}
+
+// jobOf names the Job that a fact is about, its own or that of its pod; false for facts about nodes and the whole.
+func jobOf(state *engine.State, fact *event.Fact) (engine.Name, bool) {
+	message := fact.ProtoReflect()
+	body := message.Get(message.WhichOneof(message.Descriptor().Oneofs().ByName("body"))).Message().Interface()
+	uid := ""
+	if of, ok := body.(interface{ GetJobUid() string }); ok {
+		uid = of.GetJobUid()
+	} else if of, ok := body.(interface{ GetUid() string }); ok {
+		uid = of.GetUid()
+	}
+	if pod, ok := state.Pod(uid); ok {
+		uid = pod.Job().UID
+	}
+	owner, ok := state.Jobs[uid]
+	if !ok {
+		return engine.Name{}, false
+	}
+	return engine.Name{Namespace: owner.Namespace, Name: owner.Object.Name}, true
 }
 
 // CostOf implements telemetry.Costs: what an attempt has cost, in micro-dollars.
@@ -43,20 +146,4 @@ func (n *narrator) CostOf(podUID string) (micros int64, known bool) {
 		return 0, false
 	}
 	return pod.Charge().Paid.Micros(), true
-}
-
-// goLive makes a line of each change from here on.
-func (n *narrator) goLive() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.live = true
-}
-
-// take returns the lines since it was last called.
-func (n *narrator) take() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	lines := n.lines
-	n.lines = nil
-	return lines
 }

@@ -27,9 +27,11 @@ type options struct {
 	agentsListen, agentsAddress string
 }
 
+const dataDirUsage = "directory that holds everything (default: $XDG_STATE_HOME/nightshift, or ~/.local/state/nightshift)"
+
 func (o *options) register(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringVar(&o.dataDir, "data-dir", "", "directory that holds everything (default: $XDG_STATE_HOME/nightshift, or ~/.local/state/nightshift)")
+	flags.StringVar(&o.dataDir, "data-dir", "", dataDirUsage)
 	flags.StringArrayVar(&o.providers, "provider", []string{"local"}, "where instances come from: local, or aws=CONFIG.yaml; may be repeated")
 	flags.StringArrayVar(&o.images, "image", nil, "NAME=EXECUTABLE: what a container of this image runs when it names no command; may be repeated")
 	flags.IntVar(&o.nodes, "nodes", 0, "simulate this many local nodes of 2 vCPU and 4 GiB (default: one node with this machine's cores and memory)")

@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
 
@@ -29,10 +30,12 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 }
 
 // start runs the parts until close. One that ends earlier takes all down.
-func (c *controlPlane) start(parts map[string]func(context.Context) error) {
+func (c *controlPlane) start() {
 	ctx, stop := context.WithCancelCause(context.Background())
 	c.running, c.stop = ctx, stop
-	for name, part := range parts {
+	for name, part := range map[string]func(context.Context) error{
+		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
+	} {
 		c.parts.Go(func() {
 			err := part(ctx)
 			switch {
@@ -90,26 +93,27 @@ func (c *controlPlane) failure() error {
 }
 
 // closeFleet stops all pods in good order and waits until every instance is given back.
-func (c *controlPlane) closeFleet(reason string, tell func(string)) error {
+func (c *controlPlane) closeFleet(reason string, show screen.Display) error {
+	heard, leave := c.narrator.listen()
+	defer leave()
 	if _, err := c.writer.Submit(context.Background(), engine.CloseFleet{Reason: reason}); err != nil {
 		return errors.Join(c.failure(), err)
 	}
-	return c.until(context.Background(), tell, func(state *engine.State) bool {
+	return c.until(context.Background(), func(state *engine.State) bool {
 		return len(state.Nodes) == 0 && len(state.Launches) == 0
-	})
+	}, func() { heard.tellTo(show) })
 }
 
-// until waits for a condition, for the context, or for the control plane to break, and tells each line on the way.
-func (c *controlPlane) until(ctx context.Context, tell func(string), holds func(*engine.State) bool) error {
+// until waits for a condition, which is looked at after each change, for the context, or for the control plane to break. Meanwhile is
+// called after each look; unlike the look it may take its time.
+func (c *controlPlane) until(ctx context.Context, holds func(*engine.State) bool, meanwhile func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(c.running, cancel)()
 	for {
 		done, seq := false, uint64(0)
 		c.view.Read(func(state *engine.State) { done, seq = holds(state), state.Seq })
-		for _, line := range c.narrator.take() {
-			tell(line)
-		}
+		meanwhile()
 		if done {
 			return nil
 		}
@@ -128,12 +132,12 @@ func (c *controlPlane) keepReports(ctx context.Context) error {
 	kept := make(map[string]bool)
 	for {
 		var seq uint64
-		var ended []report
+		var ended []screen.Report
 		c.view.Read(func(state *engine.State) {
 			seq = state.Seq
 			for uid, owner := range state.Jobs {
 				if owner.Receipt != nil && !kept[uid] {
-					ended = append(ended, reportOf(owner))
+					ended = append(ended, screen.ReportOf(owner))
 				}
 			}
 			maps.DeleteFunc(kept, func(uid string, _ bool) bool { return state.Jobs[uid] == nil })

@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 )
 
 const serveExample = `  # An API server on this machine; pods run as processes of this machine
@@ -97,6 +99,7 @@ func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen 
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
 	}
+	c.start()
 	serving, stopServing := context.WithCancel(c.running)
 	defer stopServing()
 	ended := make(chan error, 1)
@@ -112,7 +115,7 @@ func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen 
 		stopSignals()
 		fmt.Fprintln(stderr, "nightshift: stopping: pods are stopped gracefully and go on at the next start; a second signal ends at once")
 		stopServing()
-		return errors.Join(<-ended, c.closeFleet("serve is stopping", func(string) {}))
+		return errors.Join(<-ended, c.closeFleet("serve is stopping", screen.Lines(io.Discard)))
 	case err := <-ended:
 		// A part that failed has taken the API down.
 		return errors.Join(err, c.failure())

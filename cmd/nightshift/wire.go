@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -64,8 +65,10 @@ type controlPlane struct {
 	failed  error
 }
 
-// openControlPlane joins the parts on a data directory, reads the log and starts deciding. Close must follow, also after an error.
+// openControlPlane joins the parts on a data directory and reads the log. Nothing is carried out before start. Close must follow, also
+// after an error.
 func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logger) (*controlPlane, error) {
+	kubeapi.LogTo(logger)
 	c := &controlPlane{settings: settings, logger: logger}
 	for _, step := range []struct {
 		what string
@@ -86,9 +89,6 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 			return c, fmt.Errorf("%s: %w", step.what, err)
 		}
 	}
-	c.start(map[string]func(context.Context) error{
-		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
-	})
 	return c, nil
 }
 
@@ -115,7 +115,7 @@ func (c *controlPlane) openAuthority(context.Context) (err error) {
 }
 
 func (c *controlPlane) openTelemetry(ctx context.Context) (err error) {
-	c.narrator = &narrator{}
+	c.narrator = newNarrator()
 	c.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		TraceFile: c.settings.traceFile, ServiceVersion: version, Cursor: telemetry.CursorDir(c.path("telemetry")), Costs: c.narrator, Logger: c.logger,
 	})
@@ -150,7 +150,10 @@ func (c *controlPlane) openProviders(ctx context.Context) error {
 			return usage(fmt.Errorf("provider %s: %w", choice.name, err))
 		}
 		client, err := plugin.Open(ctx, config)
-		if err != nil {
+		switch {
+		case providers.KindOf(err) == providers.KindBadConfig:
+			return usage(fmt.Errorf("provider %s: %w", choice.name, err))
+		case err != nil:
 			return fmt.Errorf("provider %s: %w", choice.name, err)
 		}
 		c.plugins = append(c.plugins, client)
@@ -253,7 +256,7 @@ func (c *controlPlane) openFleet(context.Context) error {
 
 func (c *controlPlane) openAPI(context.Context) (err error) {
 	c.api, err = kubeapi.New(kubeapi.Config{
-		View: c.view, Submitter: c.writer, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
+		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
 		Images: c.settings.images, Hosts: c.settings.hosts, Logger: c.logger,
 	})
 	return err
@@ -262,6 +265,33 @@ func (c *controlPlane) openAPI(context.Context) (err error) {
 // client asks the API in this process. A Job that it creates takes the place of one of the same name that has ended.
 func (c *controlPlane) client(user string) (kubernetes.Interface, error) {
 	return c.api.Client(kubeapi.Identity{User: user, Groups: []string{kubeapi.AdminGroup}, ReplaceEnded: true})
+}
+
+// transport carries requests to the API in this process.
+func (c *controlPlane) transport(user string) http.RoundTripper {
+	return c.api.Transport(kubeapi.Identity{User: user, Groups: []string{kubeapi.AdminGroup}})
+}
+
+// readControlPlane opens what is in a data directory to be read: nothing is decided, and nothing carried out.
+func readControlPlane(ctx context.Context, dataDir string) (*controlPlane, error) {
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	kubeapi.LogTo(logger)
+	c := &controlPlane{settings: &resolved{options: options{dataDir: dataDir}}, logger: logger, view: view.New(view.Options{})}
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"open the log", c.openJournal},
+		{"open the archive", c.openArchive},
+		{"open the certificate authority", c.openAuthority},
+		{"read the log", func(ctx context.Context) error { return writer.Read(ctx, c.journal, c.view.Observe) }},
+		{"prepare the API", c.openAPI},
+	} {
+		if err := step.do(ctx); err != nil {
+			return nil, errors.Join(fmt.Errorf("%s: %w", step.what, err), c.close())
+		}
+	}
+	return c, nil
 }
 
 // interruptible is a provider in a plugin that can take instances back on request.
@@ -274,6 +304,9 @@ type interruptible struct {
 type submitter struct{ plane *controlPlane }
 
 func (s submitter) Submit(ctx context.Context, command engine.Command) (uint64, error) {
+	if s.plane.writer == nil {
+		return 0, errors.New("the data directory is only being read")
+	}
 	return s.plane.writer.Submit(ctx, command)
 }
 
@@ -293,6 +326,22 @@ func (s logSource) OpenLog(ctx context.Context, run kubeapi.LogRun, options kube
 		return nil, kubeapi.ErrNoLog
 	}
 	return log, err
+}
+
+// containerRun names one run of a container.
+type containerRun struct {
+	namespace, jobUID, podUID, container string
+	restart                              int32
+}
+
+// errNoLog: nothing is kept of that run.
+var errNoLog = archive.ErrNoLog
+
+// openLog reads what one run of a container has written, and goes on with what it writes later if it is to follow.
+func (c *controlPlane) openLog(ctx context.Context, run containerRun, follow bool) (io.ReadCloser, error) {
+	return c.archive.OpenLog(ctx, archive.LogRun{
+		Tenant: run.namespace, JobUID: run.jobUID, PodUID: run.podUID, Container: run.container, Restart: run.restart,
+	}, archive.LogOptions{Follow: follow})
 }
 
 // jobCreator is the desk with its denials in the API's words.
@@ -321,13 +370,15 @@ func (l podLookup) PodOwner(podUID string) (node, tenant, jobUID string, ok bool
 
 // resolveImages gives containers that name no command the executable that --image names.
 func (c *controlPlane) resolveImages(pod *corev1.Pod) error {
-	for i := range pod.Spec.Containers {
-		container := &pod.Spec.Containers[i]
-		command, ok := c.settings.images.Command(*container)
-		if !ok {
-			return fmt.Errorf("image %q names no command here; give --image %s=EXECUTABLE", container.Image, container.Image)
+	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
+		for i := range containers {
+			container := &containers[i]
+			command, ok := c.settings.images.Command(*container)
+			if !ok {
+				return fmt.Errorf("image %q names no command here; give --image %s=EXECUTABLE", container.Image, container.Image)
+			}
+			container.Command = command
 		}
-		container.Command = command
 	}
 	return nil
 }

@@ -58,7 +58,7 @@ type held struct {
 	ended bool
 	// last report of all.
 	last *wire.PodReport
-	// reports that are not acknowledged, in order. Of the restarts of a running pod only the newest is kept.
+	// reports that are not acknowledged, in order. Of those of one phase that are not sent only the newest is kept.
 	reports []*wire.PodReport
 	// sent is how many of the reports this session has sent.
 	sent int
@@ -168,12 +168,13 @@ func (h *held) Observe(s attempt.Status) {
 	defer h.node.mu.Unlock()
 	h.add(&wire.PodReport{
 		Uid: h.uid, Epoch: h.epoch, Phase: s.Phase,
-		Restarts: s.Restarts, ExitCode: s.ExitCode, Reason: s.Reason, Message: s.Message,
+		Restarts: s.Restarts, ExitCode: s.ExitCode, Reason: s.Reason, Message: s.Message, Containers: s.Containers,
 	})
 }
 
 // add queues a report; mu is held.
 func (h *held) add(r *wire.PodReport) {
+	r.Revision = h.last.GetRevision() + 1
 	if h.last != nil && (r.Phase < h.last.Phase || r.Restarts < h.last.Restarts || isEnd(h.last)) {
 		h.node.log.Error("the runtime went back in a pod's life; not reported", "pod", h.uid, "from", h.last, "to", r)
 		return
@@ -221,13 +222,21 @@ func (n *node) acknowledgeReport(a *wire.ReportAck) {
 	}
 	covered := 0
 	for _, r := range h.reports {
-		if r.Phase < a.GetPhase() || r.Phase == a.GetPhase() && r.Restarts <= a.GetRestarts() {
+		if isCovered(r, a) {
 			covered++
 		}
 	}
 	h.reports = slices.Delete(h.reports, 0, covered)
 	h.sent = max(h.sent-covered, 0)
 	n.changed.tell()
+}
+
+// isCovered says that an acknowledgement is of this report or a later one.
+func isCovered(r *wire.PodReport, a *wire.ReportAck) bool {
+	if a.GetRevision() > 0 {
+		return r.GetRevision() <= a.GetRevision()
+	}
+	return r.GetPhase() < a.GetPhase() || r.GetPhase() == a.GetPhase() && r.GetRestarts() <= a.GetRestarts()
 }
 
 // acknowledgeLog takes the control plane's word that output is kept.
@@ -258,7 +267,9 @@ func (n *node) beginSession() *wire.FromAgent {
 			// The end follows the output, as ever; the state before it is known to be true.
 			hello.Pods = append(hello.Pods, proto.CloneOf(h.reports[len(h.reports)-2]))
 		case isEnd(h.last) && !h.endTold && h.running != nil:
-			hello.Pods = append(hello.Pods, &wire.PodReport{Uid: h.uid, Epoch: h.epoch, Phase: wire.PodReport_RUNNING, Restarts: h.last.Restarts})
+			hello.Pods = append(hello.Pods, &wire.PodReport{
+				Uid: h.uid, Epoch: h.epoch, Phase: wire.PodReport_RUNNING, Restarts: h.last.Restarts, Revision: h.last.Revision - 1,
+			})
 		default:
 			hello.Pods = append(hello.Pods, proto.CloneOf(h.last))
 		}

@@ -25,6 +25,9 @@ func (s *State) Apply(fact *event.Fact) {
 		if len(s.Seed) == 0 {
 			s.Seed = body.TermBegan.GetSeed()
 		}
+		for _, owner := range s.Jobs {
+			owner.parked = nil
+		}
 		s.markAll()
 	case *event.Fact_FleetClosed:
 		s.Closed = body.FleetClosed.GetReason()
@@ -65,6 +68,12 @@ func (s *State) applyToJob(fact *event.Fact) bool {
 		owner.DeletionRequested = s.Now
 		delete(s.undecided, owner)
 		s.stopsRunning(owner)
+	case *event.Fact_JobParked:
+		owner := s.touchJob(body.JobParked.GetUid())
+		owner.parked = &parking{body.JobParked.GetReason(), body.JobParked.GetGraceSeconds()}
+		s.stopsRunning(owner)
+	case *event.Fact_JobUnparked:
+		s.touchJob(body.JobUnparked.GetUid()).parked = nil
 	case *event.Fact_JobDeleted:
 		s.removeJob(body.JobDeleted.GetUid())
 	case *event.Fact_ReceiptIssued:

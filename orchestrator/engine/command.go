@@ -25,6 +25,18 @@ type CloseFleet struct{ Reason string }
 // Tick tells that time has passed.
 type Tick struct{}
 
+// ParkJob stops a Job's pods as evictions, and makes no new ones until UnparkJob or the next term. One that has ended, or is parked, is left
+// alone.
+type ParkJob struct {
+	UID    string
+	Reason string
+	// GraceSeconds that its pods have at most to end; their own grace if that is shorter.
+	GraceSeconds int64
+}
+
+// UnparkJob lets a Job go on; one that is not parked does so anyway.
+type UnparkJob struct{ UID string }
+
 // CreateJob stores a Job that is validated and has its defaults and UID. It does nothing until it is admitted.
 type CreateJob struct {
 	Job    *batchv1.Job
@@ -140,6 +152,8 @@ const (
 func (BeginTerm) command()      {}
 func (CloseFleet) command()     {}
 func (Tick) command()           {}
+func (ParkJob) command()        {}
+func (UnparkJob) command()      {}
 func (CreateJob) command()      {}
 func (UpdateJob) command()      {}
 func (AdmitJob) command()       {}

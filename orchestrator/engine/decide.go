@@ -40,6 +40,10 @@ func Decide(state *State, command Command, now time.Time) ([]*event.Fact, error)
 		d.add("", &event.TermBegan{Term: command.Term, FormatLevel: event.FormatLevel, Seed: firstSeed(state, command.Seed)})
 	case CloseFleet:
 		d.add("", &event.FleetClosed{Reason: command.Reason})
+	case ParkJob:
+		err = d.parkJob(command)
+	case UnparkJob:
+		err = d.unparkJob(command)
 	case Tick:
 	case CreateJob:
 		err = d.createJob(command)

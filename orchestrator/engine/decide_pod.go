@@ -11,7 +11,48 @@ import (
 const (
 	reasonDeleted     = "Deleted"
 	reasonFleetClosed = "FleetClosed"
+	reasonParked      = "JobParked"
 )
+
+func (d *draft) parkJob(command ParkJob) error {
+	owner, ok := d.state.Jobs[command.UID]
+	switch {
+	case !ok:
+		return reject(NotFound, "Job %s not found", command.UID)
+	case owner.Ended() || owner.parked != nil:
+		return nil
+	}
+	d.add(owner.Tenant(), &event.JobParked{Uid: owner.UID, Reason: command.Reason, GraceSeconds: command.GraceSeconds})
+	return nil
+}
+
+func (d *draft) unparkJob(command UnparkJob) error {
+	owner, ok := d.state.Jobs[command.UID]
+	switch {
+	case !ok:
+		return reject(NotFound, "Job %s not found", command.UID)
+	case owner.parked == nil:
+		return nil
+	}
+	d.add(owner.Tenant(), &event.JobUnparked{Uid: owner.UID})
+	return nil
+}
+
+// settleParked stops what a parked Job has. Pods without a node have nothing to lose and give up their places.
+func (d *draft) settleParked(owner *Job) {
+	for pod := range owner.Live() {
+		if pod.IsStopping() {
+			continue
+		}
+		stopping := &event.PodStopping{Reason: reasonParked, Message: owner.parked.reason}
+		if pod.node == nil {
+			stopping.Released = true
+		} else {
+			stopping.Eviction, stopping.GraceSeconds = true, min(pod.template.GraceSeconds, owner.parked.graceSeconds)
+		}
+		d.stopPod(pod, stopping)
+	}
+}
 
 func (d *draft) deletePod(command DeletePod) error {
 	pod, ok := d.state.PodOf(command.Namespace, command.Name)
@@ -86,8 +127,8 @@ func (d *draft) judge(pod *Pod, finished *event.PodFinished, released bool) {
 	spec := &pod.Job().Spec
 	ruling := spec.Judge(d.failureOf(pod, exits, evicted))
 	strict := spec.StrictUpstream
-	if finished.GetReason() == reasonFleetClosed {
-		// That the control plane stops is nothing that Kubernetes has an account for.
+	if reason := finished.GetReason(); reason == reasonFleetClosed || reason == reasonParked {
+		// That the control plane stops, or that nobody waits any more, is nothing that Kubernetes has an account for.
 		ruling, strict = job.Ruling{}, false
 	}
 	switch {

@@ -33,7 +33,7 @@ func Settle(state *State, now time.Time) []*event.Fact {
 
 // runs tells whether the Job is one for which pods are to be made or kept.
 func (s *State) runs(owner *Job) bool {
-	return owner.Profile != nil && owner.DeletionRequested.IsZero() && !owner.Ended()
+	return owner.Profile != nil && owner.DeletionRequested.IsZero() && !owner.Ended() && owner.parked == nil
 }
 
 // settleNodes stops the pods of nodes that are going away.
@@ -73,6 +73,8 @@ func (d *draft) settleJobs() {
 		switch {
 		case !owner.DeletionRequested.IsZero():
 			d.stop(owner, job.Stop{Count: owner.Counts.Active, Reason: "JobDeleted", Message: "its Job was deleted"})
+		case owner.parked != nil:
+			d.settleParked(owner)
 		case d.state.Closed == "" && owner.Profile != nil:
 			d.advance(owner)
 		}

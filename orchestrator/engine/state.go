@@ -125,6 +125,9 @@ type Job struct {
 	// Receipt, once the Job has ended and no node works for it.
 	Receipt *event.Receipt
 
+	// parked: its pods are stopped and no new ones made; nil if not.
+	parked *parking
+
 	// template of which new pods are made, the last of templates.
 	template  *Template
 	templates []*Template
@@ -142,6 +145,12 @@ type Job struct {
 	// wake is when its timer rings.
 	wake  time.Time
 	marks marks
+}
+
+// parking is why a Job is parked, and how long its pods have at most to end.
+type parking struct {
+	reason       string
+	graceSeconds int64
 }
 
 // Eviction is what evictions for one reason have come to.

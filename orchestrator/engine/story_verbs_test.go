@@ -32,6 +32,10 @@ func (s *story) verb(words []string) []string {
 	}
 	a := arguments{s: s, names: names, settings: settings}
 	switch words[0] {
+	case "park":
+		return s.submit(ParkJob{UID: "uid-" + names[0], Reason: strings.Join(names[1:], " "), GraceSeconds: int64(*a.int32("grace", 30))})
+	case "unpark":
+		return s.submit(UnparkJob{UID: "uid-" + names[0]})
 	case "after":
 		s.now = s.now.Add(a.duration(names[0]))
 		return s.submit(Tick{})

@@ -80,7 +80,7 @@ func (x PodFinished_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodFinished_Outcome.Descriptor instead.
 func (PodFinished_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27, 0}
 }
 
 // Fact is one entry of the log. Its sequence number is its position and is not stored in it.
@@ -108,6 +108,8 @@ type Fact struct {
 	//	*Fact_JobDeleted
 	//	*Fact_ReceiptIssued
 	//	*Fact_JobUpdated
+	//	*Fact_JobParked
+	//	*Fact_JobUnparked
 	//	*Fact_PodCreated
 	//	*Fact_PodBound
 	//	*Fact_PodUnplaceable
@@ -310,6 +312,24 @@ func (x *Fact) GetJobUpdated() *JobUpdated {
 	return nil
 }
 
+func (x *Fact) GetJobParked() *JobParked {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_JobParked); ok {
+			return x.JobParked
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetJobUnparked() *JobUnparked {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_JobUnparked); ok {
+			return x.JobUnparked
+		}
+	}
+	return nil
+}
+
 func (x *Fact) GetPodCreated() *PodCreated {
 	if x != nil {
 		if x, ok := x.Body.(*Fact_PodCreated); ok {
@@ -487,6 +507,14 @@ type Fact_JobUpdated struct {
 	JobUpdated *JobUpdated `protobuf:"bytes,28,opt,name=job_updated,json=jobUpdated,proto3,oneof"`
 }
 
+type Fact_JobParked struct {
+	JobParked *JobParked `protobuf:"bytes,29,opt,name=job_parked,json=jobParked,proto3,oneof"`
+}
+
+type Fact_JobUnparked struct {
+	JobUnparked *JobUnparked `protobuf:"bytes,30,opt,name=job_unparked,json=jobUnparked,proto3,oneof"`
+}
+
 type Fact_PodCreated struct {
 	PodCreated *PodCreated `protobuf:"bytes,40,opt,name=pod_created,json=podCreated,proto3,oneof"`
 }
@@ -566,6 +594,10 @@ func (*Fact_JobDeleted) isFact_Body() {}
 func (*Fact_ReceiptIssued) isFact_Body() {}
 
 func (*Fact_JobUpdated) isFact_Body() {}
+
+func (*Fact_JobParked) isFact_Body() {}
+
+func (*Fact_JobUnparked) isFact_Body() {}
 
 func (*Fact_PodCreated) isFact_Body() {}
 
@@ -701,6 +733,113 @@ func (x *FleetClosed) GetReason() string {
 	return ""
 }
 
+// JobParked: nobody waits for the Job any more. Its pods are stopped as evictions and no new ones made, until it is unparked or a term begins.
+type JobParked struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Uid    string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Reason string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Seconds that its pods have at most to end; their own grace if that is shorter.
+	GraceSeconds  int64 `protobuf:"varint,3,opt,name=grace_seconds,json=graceSeconds,proto3" json:"grace_seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobParked) Reset() {
+	*x = JobParked{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobParked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobParked) ProtoMessage() {}
+
+func (x *JobParked) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobParked.ProtoReflect.Descriptor instead.
+func (*JobParked) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *JobParked) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *JobParked) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *JobParked) GetGraceSeconds() int64 {
+	if x != nil {
+		return x.GraceSeconds
+	}
+	return 0
+}
+
+// JobUnparked: the Job goes on.
+type JobUnparked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobUnparked) Reset() {
+	*x = JobUnparked{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobUnparked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobUnparked) ProtoMessage() {}
+
+func (x *JobUnparked) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobUnparked.ProtoReflect.Descriptor instead.
+func (*JobUnparked) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *JobUnparked) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
 // OffersObserved: the whole list of what one provider offers now, in place of its former one.
 type OffersObserved struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -712,7 +851,7 @@ type OffersObserved struct {
 
 func (x *OffersObserved) Reset() {
 	*x = OffersObserved{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[3]
+	mi := &file_orchestrator_event_event_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +863,7 @@ func (x *OffersObserved) String() string {
 func (*OffersObserved) ProtoMessage() {}
 
 func (x *OffersObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[3]
+	mi := &file_orchestrator_event_event_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +876,7 @@ func (x *OffersObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffersObserved.ProtoReflect.Descriptor instead.
 func (*OffersObserved) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{3}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *OffersObserved) GetProvider() string {
@@ -779,7 +918,7 @@ type Offer struct {
 
 func (x *Offer) Reset() {
 	*x = Offer{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[4]
+	mi := &file_orchestrator_event_event_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +930,7 @@ func (x *Offer) String() string {
 func (*Offer) ProtoMessage() {}
 
 func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[4]
+	mi := &file_orchestrator_event_event_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +943,7 @@ func (x *Offer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offer.ProtoReflect.Descriptor instead.
 func (*Offer) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{4}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Offer) GetId() string {
@@ -891,7 +1030,7 @@ type ObjectPut struct {
 
 func (x *ObjectPut) Reset() {
 	*x = ObjectPut{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[5]
+	mi := &file_orchestrator_event_event_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1042,7 @@ func (x *ObjectPut) String() string {
 func (*ObjectPut) ProtoMessage() {}
 
 func (x *ObjectPut) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[5]
+	mi := &file_orchestrator_event_event_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1055,7 @@ func (x *ObjectPut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectPut.ProtoReflect.Descriptor instead.
 func (*ObjectPut) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{5}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ObjectPut) GetResource() string {
@@ -965,7 +1104,7 @@ type ObjectDeleted struct {
 
 func (x *ObjectDeleted) Reset() {
 	*x = ObjectDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[6]
+	mi := &file_orchestrator_event_event_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1116,7 @@ func (x *ObjectDeleted) String() string {
 func (*ObjectDeleted) ProtoMessage() {}
 
 func (x *ObjectDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[6]
+	mi := &file_orchestrator_event_event_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1129,7 @@ func (x *ObjectDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectDeleted.ProtoReflect.Descriptor instead.
 func (*ObjectDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{6}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ObjectDeleted) GetResource() string {
@@ -1033,7 +1172,7 @@ type JobCreated struct {
 
 func (x *JobCreated) Reset() {
 	*x = JobCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[7]
+	mi := &file_orchestrator_event_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1184,7 @@ func (x *JobCreated) String() string {
 func (*JobCreated) ProtoMessage() {}
 
 func (x *JobCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[7]
+	mi := &file_orchestrator_event_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1197,7 @@ func (x *JobCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobCreated.ProtoReflect.Descriptor instead.
 func (*JobCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{7}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JobCreated) GetUid() string {
@@ -1116,7 +1255,7 @@ type JobUpdated struct {
 
 func (x *JobUpdated) Reset() {
 	*x = JobUpdated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	mi := &file_orchestrator_event_event_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1267,7 @@ func (x *JobUpdated) String() string {
 func (*JobUpdated) ProtoMessage() {}
 
 func (x *JobUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	mi := &file_orchestrator_event_event_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1280,7 @@ func (x *JobUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdated.ProtoReflect.Descriptor instead.
 func (*JobUpdated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{8}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JobUpdated) GetUid() string {
@@ -1182,7 +1321,7 @@ type JobAdmitted struct {
 
 func (x *JobAdmitted) Reset() {
 	*x = JobAdmitted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[9]
+	mi := &file_orchestrator_event_event_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1333,7 @@ func (x *JobAdmitted) String() string {
 func (*JobAdmitted) ProtoMessage() {}
 
 func (x *JobAdmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[9]
+	mi := &file_orchestrator_event_event_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1346,7 @@ func (x *JobAdmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobAdmitted.ProtoReflect.Descriptor instead.
 func (*JobAdmitted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{9}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JobAdmitted) GetUid() string {
@@ -1245,7 +1384,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	mi := &file_orchestrator_event_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1396,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	mi := &file_orchestrator_event_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1409,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{10}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Profile) GetBundleDigest() string {
@@ -1333,7 +1472,7 @@ type JobDenied struct {
 
 func (x *JobDenied) Reset() {
 	*x = JobDenied{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	mi := &file_orchestrator_event_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1484,7 @@ func (x *JobDenied) String() string {
 func (*JobDenied) ProtoMessage() {}
 
 func (x *JobDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	mi := &file_orchestrator_event_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1497,7 @@ func (x *JobDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDenied.ProtoReflect.Descriptor instead.
 func (*JobDenied) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{11}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JobDenied) GetUid() string {
@@ -1391,7 +1530,7 @@ type JobStarted struct {
 
 func (x *JobStarted) Reset() {
 	*x = JobStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[12]
+	mi := &file_orchestrator_event_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1542,7 @@ func (x *JobStarted) String() string {
 func (*JobStarted) ProtoMessage() {}
 
 func (x *JobStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[12]
+	mi := &file_orchestrator_event_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1555,7 @@ func (x *JobStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStarted.ProtoReflect.Descriptor instead.
 func (*JobStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{12}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobStarted) GetUid() string {
@@ -1442,7 +1581,7 @@ type JobConditionSet struct {
 
 func (x *JobConditionSet) Reset() {
 	*x = JobConditionSet{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[13]
+	mi := &file_orchestrator_event_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1593,7 @@ func (x *JobConditionSet) String() string {
 func (*JobConditionSet) ProtoMessage() {}
 
 func (x *JobConditionSet) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[13]
+	mi := &file_orchestrator_event_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1606,7 @@ func (x *JobConditionSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobConditionSet.ProtoReflect.Descriptor instead.
 func (*JobConditionSet) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{13}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JobConditionSet) GetUid() string {
@@ -1523,7 +1662,7 @@ type JobDeletionRequested struct {
 
 func (x *JobDeletionRequested) Reset() {
 	*x = JobDeletionRequested{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[14]
+	mi := &file_orchestrator_event_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1535,7 +1674,7 @@ func (x *JobDeletionRequested) String() string {
 func (*JobDeletionRequested) ProtoMessage() {}
 
 func (x *JobDeletionRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[14]
+	mi := &file_orchestrator_event_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1548,7 +1687,7 @@ func (x *JobDeletionRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDeletionRequested.ProtoReflect.Descriptor instead.
 func (*JobDeletionRequested) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{14}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JobDeletionRequested) GetUid() string {
@@ -1574,7 +1713,7 @@ type JobDeleted struct {
 
 func (x *JobDeleted) Reset() {
 	*x = JobDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[15]
+	mi := &file_orchestrator_event_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1725,7 @@ func (x *JobDeleted) String() string {
 func (*JobDeleted) ProtoMessage() {}
 
 func (x *JobDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[15]
+	mi := &file_orchestrator_event_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1738,7 @@ func (x *JobDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDeleted.ProtoReflect.Descriptor instead.
 func (*JobDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{15}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JobDeleted) GetUid() string {
@@ -1620,7 +1759,7 @@ type ReceiptIssued struct {
 
 func (x *ReceiptIssued) Reset() {
 	*x = ReceiptIssued{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[16]
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1771,7 @@ func (x *ReceiptIssued) String() string {
 func (*ReceiptIssued) ProtoMessage() {}
 
 func (x *ReceiptIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[16]
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1784,7 @@ func (x *ReceiptIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptIssued.ProtoReflect.Descriptor instead.
 func (*ReceiptIssued) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{16}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ReceiptIssued) GetUid() string {
@@ -1685,7 +1824,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[17]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1836,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[17]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1849,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{17}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Receipt) GetCostMicros() int64 {
@@ -1789,7 +1928,7 @@ type EvictionTally struct {
 
 func (x *EvictionTally) Reset() {
 	*x = EvictionTally{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1940,7 @@ func (x *EvictionTally) String() string {
 func (*EvictionTally) ProtoMessage() {}
 
 func (x *EvictionTally) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1953,7 @@ func (x *EvictionTally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvictionTally.ProtoReflect.Descriptor instead.
 func (*EvictionTally) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EvictionTally) GetReason() string {
@@ -1856,7 +1995,7 @@ type PodCreated struct {
 
 func (x *PodCreated) Reset() {
 	*x = PodCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +2007,7 @@ func (x *PodCreated) String() string {
 func (*PodCreated) ProtoMessage() {}
 
 func (x *PodCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2020,7 @@ func (x *PodCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCreated.ProtoReflect.Descriptor instead.
 func (*PodCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PodCreated) GetUid() string {
@@ -1946,7 +2085,7 @@ type PodBound struct {
 
 func (x *PodBound) Reset() {
 	*x = PodBound{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2097,7 @@ func (x *PodBound) String() string {
 func (*PodBound) ProtoMessage() {}
 
 func (x *PodBound) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2110,7 @@ func (x *PodBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodBound.ProtoReflect.Descriptor instead.
 func (*PodBound) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PodBound) GetUid() string {
@@ -2013,7 +2152,7 @@ type PodUnplaceable struct {
 
 func (x *PodUnplaceable) Reset() {
 	*x = PodUnplaceable{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2164,7 @@ func (x *PodUnplaceable) String() string {
 func (*PodUnplaceable) ProtoMessage() {}
 
 func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2177,7 @@ func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodUnplaceable.ProtoReflect.Descriptor instead.
 func (*PodUnplaceable) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PodUnplaceable) GetUid() string {
@@ -2064,7 +2203,7 @@ type PodStarted struct {
 
 func (x *PodStarted) Reset() {
 	*x = PodStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2215,7 @@ func (x *PodStarted) String() string {
 func (*PodStarted) ProtoMessage() {}
 
 func (x *PodStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2228,7 @@ func (x *PodStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStarted.ProtoReflect.Descriptor instead.
 func (*PodStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PodStarted) GetUid() string {
@@ -2111,7 +2250,7 @@ type PodRestarted struct {
 
 func (x *PodRestarted) Reset() {
 	*x = PodRestarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2262,7 @@ func (x *PodRestarted) String() string {
 func (*PodRestarted) ProtoMessage() {}
 
 func (x *PodRestarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2275,7 @@ func (x *PodRestarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodRestarted.ProtoReflect.Descriptor instead.
 func (*PodRestarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PodRestarted) GetUid() string {
@@ -2180,7 +2319,7 @@ type PodStopping struct {
 
 func (x *PodStopping) Reset() {
 	*x = PodStopping{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2331,7 @@ func (x *PodStopping) String() string {
 func (*PodStopping) ProtoMessage() {}
 
 func (x *PodStopping) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2344,7 @@ func (x *PodStopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStopping.ProtoReflect.Descriptor instead.
 func (*PodStopping) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PodStopping) GetUid() string {
@@ -2290,7 +2429,7 @@ type PodFinished struct {
 
 func (x *PodFinished) Reset() {
 	*x = PodFinished{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2441,7 @@ func (x *PodFinished) String() string {
 func (*PodFinished) ProtoMessage() {}
 
 func (x *PodFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2454,7 @@ func (x *PodFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFinished.ProtoReflect.Descriptor instead.
 func (*PodFinished) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PodFinished) GetUid() string {
@@ -2418,7 +2557,7 @@ type ContainerResult struct {
 
 func (x *ContainerResult) Reset() {
 	*x = ContainerResult{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2569,7 @@ func (x *ContainerResult) String() string {
 func (*ContainerResult) ProtoMessage() {}
 
 func (x *ContainerResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2582,7 @@ func (x *ContainerResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
 func (*ContainerResult) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ContainerResult) GetName() string {
@@ -2505,7 +2644,7 @@ type LaunchIntended struct {
 
 func (x *LaunchIntended) Reset() {
 	*x = LaunchIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2656,7 @@ func (x *LaunchIntended) String() string {
 func (*LaunchIntended) ProtoMessage() {}
 
 func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2669,7 @@ func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchIntended.ProtoReflect.Descriptor instead.
 func (*LaunchIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LaunchIntended) GetKey() string {
@@ -2591,7 +2730,7 @@ type LaunchSettled struct {
 
 func (x *LaunchSettled) Reset() {
 	*x = LaunchSettled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2603,7 +2742,7 @@ func (x *LaunchSettled) String() string {
 func (*LaunchSettled) ProtoMessage() {}
 
 func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2616,7 +2755,7 @@ func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchSettled.ProtoReflect.Descriptor instead.
 func (*LaunchSettled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LaunchSettled) GetKey() string {
@@ -2665,7 +2804,7 @@ type LaunchedNode struct {
 
 func (x *LaunchedNode) Reset() {
 	*x = LaunchedNode{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2816,7 @@ func (x *LaunchedNode) String() string {
 func (*LaunchedNode) ProtoMessage() {}
 
 func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2829,7 @@ func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchedNode.ProtoReflect.Descriptor instead.
 func (*LaunchedNode) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LaunchedNode) GetNode() string {
@@ -2723,7 +2862,7 @@ type NodeJoined struct {
 
 func (x *NodeJoined) Reset() {
 	*x = NodeJoined{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2874,7 @@ func (x *NodeJoined) String() string {
 func (*NodeJoined) ProtoMessage() {}
 
 func (x *NodeJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2887,7 @@ func (x *NodeJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeJoined.ProtoReflect.Descriptor instead.
 func (*NodeJoined) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeJoined) GetNode() string {
@@ -2770,7 +2909,7 @@ type NodeNoticed struct {
 
 func (x *NodeNoticed) Reset() {
 	*x = NodeNoticed{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2782,7 +2921,7 @@ func (x *NodeNoticed) String() string {
 func (*NodeNoticed) ProtoMessage() {}
 
 func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2795,7 +2934,7 @@ func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNoticed.ProtoReflect.Descriptor instead.
 func (*NodeNoticed) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeNoticed) GetNode() string {
@@ -2830,7 +2969,7 @@ type NodeReleaseIntended struct {
 
 func (x *NodeReleaseIntended) Reset() {
 	*x = NodeReleaseIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2842,7 +2981,7 @@ func (x *NodeReleaseIntended) String() string {
 func (*NodeReleaseIntended) ProtoMessage() {}
 
 func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2855,7 +2994,7 @@ func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReleaseIntended.ProtoReflect.Descriptor instead.
 func (*NodeReleaseIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeReleaseIntended) GetNode() string {
@@ -2883,7 +3022,7 @@ type NodeGone struct {
 
 func (x *NodeGone) Reset() {
 	*x = NodeGone{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2895,7 +3034,7 @@ func (x *NodeGone) String() string {
 func (*NodeGone) ProtoMessage() {}
 
 func (x *NodeGone) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2908,7 +3047,7 @@ func (x *NodeGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGone.ProtoReflect.Descriptor instead.
 func (*NodeGone) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeGone) GetNode() string {
@@ -2929,7 +3068,7 @@ var File_orchestrator_event_event_proto protoreflect.FileDescriptor
 
 const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\x96\x10\n" +
+	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\x9e\x11\n" +
 	"\x04Fact\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -2955,7 +3094,10 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"jobDeleted\x12K\n" +
 	"\x0ereceipt_issued\x18\x1b \x01(\v2\".nightshift.event.v1.ReceiptIssuedH\x00R\rreceiptIssued\x12B\n" +
 	"\vjob_updated\x18\x1c \x01(\v2\x1f.nightshift.event.v1.JobUpdatedH\x00R\n" +
-	"jobUpdated\x12B\n" +
+	"jobUpdated\x12?\n" +
+	"\n" +
+	"job_parked\x18\x1d \x01(\v2\x1e.nightshift.event.v1.JobParkedH\x00R\tjobParked\x12E\n" +
+	"\fjob_unparked\x18\x1e \x01(\v2 .nightshift.event.v1.JobUnparkedH\x00R\vjobUnparked\x12B\n" +
 	"\vpod_created\x18( \x01(\v2\x1f.nightshift.event.v1.PodCreatedH\x00R\n" +
 	"podCreated\x12<\n" +
 	"\tpod_bound\x18) \x01(\v2\x1d.nightshift.event.v1.PodBoundH\x00R\bpodBound\x12N\n" +
@@ -2978,7 +3120,13 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\fformat_level\x18\x02 \x01(\rR\vformatLevel\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\fR\x04seed\"%\n" +
 	"\vFleetClosed\x12\x16\n" +
-	"\x06reason\x18\x01 \x01(\tR\x06reason\"`\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"Z\n" +
+	"\tJobParked\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12#\n" +
+	"\rgrace_seconds\x18\x03 \x01(\x03R\fgraceSeconds\"\x1f\n" +
+	"\vJobUnparked\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"`\n" +
 	"\x0eOffersObserved\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x122\n" +
 	"\x06offers\x18\x02 \x03(\v2\x1a.nightshift.event.v1.OfferR\x06offers\"\xe0\x03\n" +
@@ -3184,87 +3332,91 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_orchestrator_event_event_proto_goTypes = []any{
 	(PodFinished_Outcome)(0),     // 0: nightshift.event.v1.PodFinished.Outcome
 	(*Fact)(nil),                 // 1: nightshift.event.v1.Fact
 	(*TermBegan)(nil),            // 2: nightshift.event.v1.TermBegan
 	(*FleetClosed)(nil),          // 3: nightshift.event.v1.FleetClosed
-	(*OffersObserved)(nil),       // 4: nightshift.event.v1.OffersObserved
-	(*Offer)(nil),                // 5: nightshift.event.v1.Offer
-	(*ObjectPut)(nil),            // 6: nightshift.event.v1.ObjectPut
-	(*ObjectDeleted)(nil),        // 7: nightshift.event.v1.ObjectDeleted
-	(*JobCreated)(nil),           // 8: nightshift.event.v1.JobCreated
-	(*JobUpdated)(nil),           // 9: nightshift.event.v1.JobUpdated
-	(*JobAdmitted)(nil),          // 10: nightshift.event.v1.JobAdmitted
-	(*Profile)(nil),              // 11: nightshift.event.v1.Profile
-	(*JobDenied)(nil),            // 12: nightshift.event.v1.JobDenied
-	(*JobStarted)(nil),           // 13: nightshift.event.v1.JobStarted
-	(*JobConditionSet)(nil),      // 14: nightshift.event.v1.JobConditionSet
-	(*JobDeletionRequested)(nil), // 15: nightshift.event.v1.JobDeletionRequested
-	(*JobDeleted)(nil),           // 16: nightshift.event.v1.JobDeleted
-	(*ReceiptIssued)(nil),        // 17: nightshift.event.v1.ReceiptIssued
-	(*Receipt)(nil),              // 18: nightshift.event.v1.Receipt
-	(*EvictionTally)(nil),        // 19: nightshift.event.v1.EvictionTally
-	(*PodCreated)(nil),           // 20: nightshift.event.v1.PodCreated
-	(*PodBound)(nil),             // 21: nightshift.event.v1.PodBound
-	(*PodUnplaceable)(nil),       // 22: nightshift.event.v1.PodUnplaceable
-	(*PodStarted)(nil),           // 23: nightshift.event.v1.PodStarted
-	(*PodRestarted)(nil),         // 24: nightshift.event.v1.PodRestarted
-	(*PodStopping)(nil),          // 25: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),          // 26: nightshift.event.v1.PodFinished
-	(*ContainerResult)(nil),      // 27: nightshift.event.v1.ContainerResult
-	(*LaunchIntended)(nil),       // 28: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),        // 29: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),         // 30: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),           // 31: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),          // 32: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),  // 33: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),             // 34: nightshift.event.v1.NodeGone
-	nil,                          // 35: nightshift.event.v1.Offer.ResourcesEntry
+	(*JobParked)(nil),            // 4: nightshift.event.v1.JobParked
+	(*JobUnparked)(nil),          // 5: nightshift.event.v1.JobUnparked
+	(*OffersObserved)(nil),       // 6: nightshift.event.v1.OffersObserved
+	(*Offer)(nil),                // 7: nightshift.event.v1.Offer
+	(*ObjectPut)(nil),            // 8: nightshift.event.v1.ObjectPut
+	(*ObjectDeleted)(nil),        // 9: nightshift.event.v1.ObjectDeleted
+	(*JobCreated)(nil),           // 10: nightshift.event.v1.JobCreated
+	(*JobUpdated)(nil),           // 11: nightshift.event.v1.JobUpdated
+	(*JobAdmitted)(nil),          // 12: nightshift.event.v1.JobAdmitted
+	(*Profile)(nil),              // 13: nightshift.event.v1.Profile
+	(*JobDenied)(nil),            // 14: nightshift.event.v1.JobDenied
+	(*JobStarted)(nil),           // 15: nightshift.event.v1.JobStarted
+	(*JobConditionSet)(nil),      // 16: nightshift.event.v1.JobConditionSet
+	(*JobDeletionRequested)(nil), // 17: nightshift.event.v1.JobDeletionRequested
+	(*JobDeleted)(nil),           // 18: nightshift.event.v1.JobDeleted
+	(*ReceiptIssued)(nil),        // 19: nightshift.event.v1.ReceiptIssued
+	(*Receipt)(nil),              // 20: nightshift.event.v1.Receipt
+	(*EvictionTally)(nil),        // 21: nightshift.event.v1.EvictionTally
+	(*PodCreated)(nil),           // 22: nightshift.event.v1.PodCreated
+	(*PodBound)(nil),             // 23: nightshift.event.v1.PodBound
+	(*PodUnplaceable)(nil),       // 24: nightshift.event.v1.PodUnplaceable
+	(*PodStarted)(nil),           // 25: nightshift.event.v1.PodStarted
+	(*PodRestarted)(nil),         // 26: nightshift.event.v1.PodRestarted
+	(*PodStopping)(nil),          // 27: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),          // 28: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),      // 29: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),       // 30: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),        // 31: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),         // 32: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),           // 33: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),          // 34: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),  // 35: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),             // 36: nightshift.event.v1.NodeGone
+	nil,                          // 37: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
 	2,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
 	3,  // 1: nightshift.event.v1.Fact.fleet_closed:type_name -> nightshift.event.v1.FleetClosed
-	4,  // 2: nightshift.event.v1.Fact.offers_observed:type_name -> nightshift.event.v1.OffersObserved
-	6,  // 3: nightshift.event.v1.Fact.object_put:type_name -> nightshift.event.v1.ObjectPut
-	7,  // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
-	8,  // 5: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
-	10, // 6: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
-	12, // 7: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
-	13, // 8: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
-	14, // 9: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
-	15, // 10: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
-	16, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
-	17, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
-	9,  // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
-	20, // 14: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
-	21, // 15: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
-	22, // 16: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
-	23, // 17: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
-	24, // 18: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
-	25, // 19: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
-	26, // 20: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
-	28, // 21: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
-	29, // 22: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
-	31, // 23: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
-	32, // 24: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
-	33, // 25: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
-	34, // 26: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
-	5,  // 27: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	35, // 28: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
-	11, // 29: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
-	18, // 30: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	19, // 31: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
-	0,  // 32: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	27, // 33: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
-	5,  // 34: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	30, // 35: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	6,  // 2: nightshift.event.v1.Fact.offers_observed:type_name -> nightshift.event.v1.OffersObserved
+	8,  // 3: nightshift.event.v1.Fact.object_put:type_name -> nightshift.event.v1.ObjectPut
+	9,  // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
+	10, // 5: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
+	12, // 6: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
+	14, // 7: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
+	15, // 8: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
+	16, // 9: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
+	17, // 10: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
+	18, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
+	19, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
+	11, // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
+	4,  // 14: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
+	5,  // 15: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
+	22, // 16: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
+	23, // 17: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
+	24, // 18: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
+	25, // 19: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
+	26, // 20: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
+	27, // 21: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
+	28, // 22: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
+	30, // 23: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
+	31, // 24: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
+	33, // 25: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
+	34, // 26: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
+	35, // 27: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
+	36, // 28: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
+	7,  // 29: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
+	37, // 30: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	13, // 31: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
+	20, // 32: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
+	21, // 33: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	0,  // 34: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	29, // 35: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	7,  // 36: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	32, // 37: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -3287,6 +3439,8 @@ func file_orchestrator_event_event_proto_init() {
 		(*Fact_JobDeleted)(nil),
 		(*Fact_ReceiptIssued)(nil),
 		(*Fact_JobUpdated)(nil),
+		(*Fact_JobParked)(nil),
+		(*Fact_JobUnparked)(nil),
 		(*Fact_PodCreated)(nil),
 		(*Fact_PodBound)(nil),
 		(*Fact_PodUnplaceable)(nil),
@@ -3307,7 +3461,7 @@ func file_orchestrator_event_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -263,17 +263,25 @@ func (s *session) report(report *wire.PodReport) error {
 		}
 	}
 	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
-		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(),
+		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(), Revision: report.GetRevision(),
 	}}})
 }
 
-func exitsOf(results []*wire.ContainerResult) []job.Exit {
-	exits := make([]job.Exit, len(results))
-	for i, result := range results {
-		exits[i] = job.Exit{
-			Container: result.GetName(), Code: result.GetExitCode(), Init: result.GetInit(), Restarts: result.GetRestarts(),
-			Reason: result.GetReason(), Message: result.GetMessage(),
+// exitsOf tells how the containers of a pod ended. One that never ran, as an init container had failed before, has no exit.
+func exitsOf(containers []*wire.ContainerStatus) []job.Exit {
+	var exits []job.Exit
+	for _, container := range containers {
+		ended := container.GetTerminated()
+		if ended == nil {
+			ended = container.GetLast()
 		}
+		if ended == nil {
+			continue
+		}
+		exits = append(exits, job.Exit{
+			Container: container.GetName(), Code: ended.GetExitCode(), Init: container.GetInit(), Restarts: container.GetRestarts(),
+			Reason: ended.GetReason(), Message: ended.GetMessage(),
+		})
 	}
 	return exits
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -35,6 +36,11 @@ import (
 
 // patience is how long a test waits for what must come.
 const patience = 20 * time.Second
+
+func TestMain(m *testing.M) {
+	kubeapi.LogTo(slog.New(slog.DiscardHandler))
+	os.Exit(m.Run())
+}
 
 // plane is a control plane without a fleet: a log in memory, the writer, policy, the view and the API on a loopback port. The test
 // plays the fleet.

@@ -22,7 +22,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -132,7 +131,6 @@ func New(config Config) (*Server, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	quiet(config.Logger)
 	s := &Server{config: config, lastWords: 10 * time.Second}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	pool := x509.NewCertPool()
@@ -158,12 +156,9 @@ func New(config Config) (*Server, error) {
 	return s, nil
 }
 
-var quietOnce sync.Once
-
-// quiet sends what the library logs, which it does by one logger for the whole process, to the first server's logger.
-func quiet(logger *slog.Logger) {
-	quietOnce.Do(func() { klog.SetSlogLogger(logger) })
-}
+// LogTo sends what the library logs, which it does by one logger for the whole process, to this one. It is called before anything of the
+// library runs: gRPC, which others use too, logs through it.
+func LogTo(logger *slog.Logger) { klog.SetSlogLogger(logger) }
 
 // assemble puts the library together with the storage of the resources.
 func (s *Server) assemble(pool *x509.CertPool) (*genericapiserver.GenericAPIServer, error) {

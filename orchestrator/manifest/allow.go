@@ -150,7 +150,8 @@ var supportedJob = object{
 }
 
 var supportedPodSpec = object{
-	"containers":                    list{max: 1, item: supportedContainer},
+	"containers":                    list{max: maxContainers, item: supportedContainer},
+	"initContainers":                list{max: maxContainers, item: initContainer()},
 	"restartPolicy":                 works,
 	"terminationGracePeriodSeconds": works,
 	"nodeSelector":                  entries(nodeLabel),
@@ -169,16 +170,29 @@ var supportedPodSpec = object{
 	"hostUsers":                    only(true),
 }
 
+// maxContainers bounds the containers of a pod, and its init containers: each report of the pod names them all.
+const maxContainers = 100
+
+// initContainer is a container that may be a sidecar too.
+func initContainer() object {
+	o := maps.Clone(supportedContainer)
+	o["restartPolicy"] = only("Always")
+	return o
+}
+
 var supportedContainer = object{
 	"name": works, "image": works, "command": works, "args": works, "workingDir": works,
 	"env": list{max: 10_000, item: object{
 		"name": works, "value": works,
-		"valueFrom": object{"fieldRef": object{"apiVersion": works, "fieldPath": test(envField)}},
+		"valueFrom": object{
+			"fieldRef":         object{"apiVersion": works, "fieldPath": test(envField)},
+			"resourceFieldRef": object{"containerName": works, "resource": test(envResource), "divisor": works},
+		},
 	}},
 	"resources": object{"requests": entries(resourceName), "limits": entries(resourceName)},
 
-	"imagePullPolicy":          works, // nothing is pulled
-	"terminationMessagePath":   only("/dev/termination-log"),
-	"terminationMessagePolicy": only("File"),
+	"imagePullPolicy":          works,                        // nothing is pulled
+	"terminationMessagePath":   only("/dev/termination-log"), // read where TERMINATION_MESSAGE_PATH says; a process has no mounts of its own
+	"terminationMessagePolicy": works,
 	"securityContext":          only(emptyObject),
 }

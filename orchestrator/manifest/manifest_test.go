@@ -149,7 +149,11 @@ func TestWhatDoesNotWorkYetIsRefusedByItsPath(t *testing.T) {
 		{with(t, "completions: 3", "completions: 2000000"), "spec.completions: Forbidden: more than 1000000 is not supported by this version of Nightshift"},
 		{spec(t, "parallelism: 100001"), "spec.parallelism: Forbidden: more than 100000 is not supported by this version of Nightshift"},
 		{podSpec(t, "volumes: [{name: v, emptyDir: {}}]"), "spec.template.spec.volumes" + no},
-		{podSpec(t, "initContainers: [{name: i, image: b, command: [x]}]"), "spec.template.spec.initContainers" + no},
+		{podSpec(t, "initContainers: [{name: i, image: b, command: [x], restartPolicy: OnFailure}]"), "spec.template.spec.initContainers[0].restartPolicy" + no},
+		{podSpec(t, "initContainers: [{name: i, image: b, command: [x], restartPolicy: Always, startupProbe: {exec: {command: [x]}}}]"),
+			"spec.template.spec.initContainers[0].startupProbe" + no},
+		{podSpec(t, "initContainers: [{name: i, image: b}]"), "spec.template.spec.initContainers[0].command: Required value: images are not pulled"},
+		{container(t, "restartPolicy: OnFailure"), "spec.template.spec.containers[0].restartPolicy" + no},
 		{podSpec(t, "hostNetwork: true"), "spec.template.spec.hostNetwork" + no},
 		{podSpec(t, "serviceAccountName: robot"), "spec.template.spec.serviceAccountName" + no},
 		{podSpec(t, "automountServiceAccountToken: true"), "spec.template.spec.automountServiceAccountToken" + no},
@@ -166,18 +170,17 @@ func TestWhatDoesNotWorkYetIsRefusedByItsPath(t *testing.T) {
 			`spec.template.spec.nodeSelector[kubernetes.io/os]: Unsupported value: "windows": supported values: "linux"`},
 		{podSpec(t, "affinity:\n  nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [{matchExpressions: [{key: a, operator: Exists}]}]}}"),
 			"spec.template.spec.affinity" + no},
-		{base + "      - {name: side, image: b, command: [x]}\n", "spec.template.spec.containers[1]" + no},
+		{base + strings.Repeat("      - {name: NAME, image: b, command: [x]}\n", 100), "spec.template.spec.containers[100]" + no},
 		{container(t, "envFrom: [{configMapRef: {name: c}}]"), "spec.template.spec.containers[0].envFrom" + no},
 		{container(t, "env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]"), "spec.template.spec.containers[0].env[0].valueFrom.secretKeyRef" + no},
-		{container(t, "env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]"),
-			"spec.template.spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Forbidden: status.podIP is not supported by this version of Nightshift"},
-		{container(t, "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}]"), "spec.template.spec.containers[0].env[0].valueFrom.resourceFieldRef" + no},
+		{container(t, "env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.ephemeral-storage}}}]"),
+			"spec.template.spec.containers[0].env[0].valueFrom.resourceFieldRef.resource: Forbidden: limits.ephemeral-storage is not supported by this version of Nightshift"},
 		{container(t, "volumeMounts: [{name: v, mountPath: /v}]"), "spec.template.spec.containers[0].volumeMounts" + no},
 		{container(t, "livenessProbe: {exec: {command: [x]}}"), "spec.template.spec.containers[0].livenessProbe" + no},
 		{container(t, "lifecycle: {preStop: {exec: {command: [x]}}}"), "spec.template.spec.containers[0].lifecycle" + no},
 		{container(t, "ports: [{containerPort: 80}]"), "spec.template.spec.containers[0].ports" + no},
 		{container(t, "stdin: true"), "spec.template.spec.containers[0].stdin" + no},
-		{container(t, "terminationMessagePolicy: FallbackToLogsOnError"), "spec.template.spec.containers[0].terminationMessagePolicy" + no},
+		{container(t, "terminationMessagePath: /tmp/message"), "spec.template.spec.containers[0].terminationMessagePath" + no},
 		{container(t, "securityContext: {privileged: true}"), "spec.template.spec.containers[0].securityContext" + no},
 		{container(t, "resources: {requests: {ephemeral-storage: 1Gi}}"), "spec.template.spec.containers[0].resources.requests[ephemeral-storage]" + no},
 		{container(t, "resources: {limits: {hugepages-2Mi: 4Mi, cpu: 1}}"), "spec.template.spec.containers[0].resources.limits[hugepages-2Mi]" + no},
@@ -220,12 +223,16 @@ serviceAccountName: default
 automountServiceAccountToken: false
 enableServiceLinks: false
 os: {name: linux}
-nodeSelector: {kubernetes.io/arch: arm64, kubernetes.io/os: linux}`), 1)
+nodeSelector: {kubernetes.io/arch: arm64, kubernetes.io/os: linux}
+initContainers:
+- {name: before, image: b, command: [x], resources: {limits: {cpu: 1}}}
+- {name: beside, image: b, command: [x], restartPolicy: Always}`), 1)
 	text = strings.Replace(text, "  name: x\n", "  name: x\n  creationTimestamp: null\n  labels: {team: a}\n  annotations: {nightshift.dev/capacity: spot, other: z}\n", 1)
 	text += indent(8, `args: [a]
 workingDir: /tmp
 imagePullPolicy: Always
 terminationMessagePath: /dev/termination-log
+terminationMessagePolicy: FallbackToLogsOnError
 securityContext: {}
 resources:
   requests: {cpu: 500m, memory: 1Gi}
@@ -234,7 +241,10 @@ env:
 - {name: A, value: b}
 - {name: POD, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
 - {name: L, valueFrom: {fieldRef: {fieldPath: "metadata.labels['team']"}}}
-- {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}`) + "status: {}\n"
+- {name: NODE, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+- {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+- {name: CPU, valueFrom: {resourceFieldRef: {resource: limits.cpu, containerName: before, divisor: 1m}}}`) +
+		"      - {name: second, image: b, command: [x]}\nstatus: {}\n"
 	if _, refusal := admit(t, text, nil); refusal != "" {
 		t.Error(refusal)
 	}

@@ -63,11 +63,17 @@ func checkBounds(job *batchv1.Job, size int) field.ErrorList {
 // checkCommands makes sure that a node can be told what to run.
 func checkCommands(job *batchv1.Job, images Images) field.ErrorList {
 	var errs field.ErrorList
-	for i, container := range job.Spec.Template.Spec.Containers {
-		if _, ok := images.Command(container); !ok {
-			errs = append(errs, field.Required(field.NewPath("spec", "template", "spec", "containers").Index(i).Child("command"), fmt.Sprintf(
-				"images are not pulled by this version of Nightshift: name a command here, or say which executable stands for the image with --image %s=EXECUTABLE",
-				container.Image)))
+	spec := &job.Spec.Template.Spec
+	for _, list := range []struct {
+		name       string
+		containers []corev1.Container
+	}{{"initContainers", spec.InitContainers}, {"containers", spec.Containers}} {
+		for i, container := range list.containers {
+			if _, ok := images.Command(container); !ok {
+				errs = append(errs, field.Required(field.NewPath("spec", "template", "spec", list.name).Index(i).Child("command"), fmt.Sprintf(
+					"images are not pulled by this version of Nightshift: name a command here, or say which executable stands for the image with --image %s=EXECUTABLE",
+					container.Image)))
+			}
 		}
 	}
 	return errs
@@ -121,10 +127,21 @@ func checkAnnotations(job *batchv1.Job) field.ErrorList {
 func envField(path *field.Path, value any) field.ErrorList {
 	text, _ := value.(string)
 	switch text {
-	case "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName":
+	case "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
+		"status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs":
 		return nil
 	}
 	if strings.HasPrefix(text, "metadata.labels['") || strings.HasPrefix(text, "metadata.annotations['") {
+		return nil
+	}
+	return forbidden(path, fmt.Sprintf("%s is %s", text, unsupported))
+}
+
+// envResource takes the resources that containers have in this version.
+func envResource(path *field.Path, value any) field.ErrorList {
+	text, _ := value.(string)
+	switch text {
+	case "limits.cpu", "limits.memory", "requests.cpu", "requests.memory":
 		return nil
 	}
 	return forbidden(path, fmt.Sprintf("%s is %s", text, unsupported))

@@ -94,7 +94,17 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 }
 
 func (w *Writer) replay(ctx context.Context) error {
-	return w.config.Journal.Read(ctx, 1, func(batch journal.Batch) error {
+	return Read(ctx, w.config.Journal, func(first uint64, facts []*event.Fact) {
+		for _, fact := range facts {
+			w.state.Apply(fact)
+		}
+		w.publish(first, facts)
+	})
+}
+
+// Read gives all facts of a log in order, the first of each call numbered first. It needs no term and writes nothing.
+func Read(ctx context.Context, log journal.Journal, observe func(first uint64, facts []*event.Fact)) error {
+	return log.Read(ctx, 1, func(batch journal.Batch) error {
 		facts := make([]*event.Fact, len(batch.Facts))
 		for i, encoded := range batch.Facts {
 			fact, err := event.Decode(encoded)
@@ -102,9 +112,8 @@ func (w *Writer) replay(ctx context.Context) error {
 				return fmt.Errorf("fact %d: %w", batch.First+journal.Seq(i), err)
 			}
 			facts[i] = fact
-			w.state.Apply(fact)
 		}
-		w.publish(uint64(batch.First), facts)
+		observe(uint64(batch.First), facts)
 		return nil
 	})
 }

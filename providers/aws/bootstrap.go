@@ -62,7 +62,7 @@ func (c Config) userData(bootstrap providers.Bootstrap) (string, error) {
 
 // startScript tells the instance its own id and starts the agent as a service. Where no agent is configured, the image has one
 // that waits for the instance-id, which is written last. When the instance shuts down, the agent alone is told to stop: it gives its
-// pods their grace, within the two minutes of a spot interruption.
+// pods their grace, within the two minutes of a spot interruption. The service's control group is the agent's to divide among its pods.
 func (c Config) startScript() string {
 	var script strings.Builder
 	script.WriteString("#!/bin/sh\nset -eu\numask 077\ncd " + bootstrapDir + "\n" +
@@ -84,7 +84,7 @@ chmod 0755 agent.new
 mv agent.new /usr/local/bin/nightshift-agent
 mkdir -p ` + stateDir + `
 exec systemd-run --unit=nightshift-agent --property=Restart=on-failure --property=RestartSec=2 \
-	--property=KillMode=mixed --property=TimeoutStopSec=120 --property=WorkingDirectory=` + stateDir + ` \
+	--property=KillMode=mixed --property=TimeoutStopSec=120 --property=Delegate=yes --property=WorkingDirectory=` + stateDir + ` \
 	/usr/local/bin/nightshift-agent --control-plane "$(cat address)" --ca-file ` + bootstrapDir + `/ca.pem \
 	--token-file ` + bootstrapDir + `/token --instance-id "$(cat instance-id)" --state-dir ` + stateDir + "\n")
 	return script.String()

@@ -105,7 +105,7 @@ func TestAnInstanceStartsTheAgentThatWasConfigured(t *testing.T) {
 		t.Errorf("the agent is %q", got)
 	}
 	want := strings.ReplaceAll("ROOT/bin/nightshift-agent --control-plane control.example:7443 --ca-file ROOT/etc/ca.pem --token-file ROOT/etc/token --instance-id i-0123456789abcdef0 --state-dir ROOT/state", "ROOT", root)
-	if got := content(t, root, "started"); !strings.HasSuffix(got, " "+want) {
+	if got := content(t, root, "started"); !strings.HasSuffix(got, " "+want) || !strings.Contains(got, "--property=Delegate=yes ") {
 		t.Errorf("started %q, want %q", got, want)
 	}
 }

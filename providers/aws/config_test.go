@@ -3,8 +3,11 @@ package aws_test
 import (
 	"encoding/json"
 	"log/slog"
+	"os"
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/nightshift-batch/nightshift/providers"
 	"github.com/nightshift-batch/nightshift/providers/aws"
@@ -37,6 +40,25 @@ func TestAConfigurationIsRead(t *testing.T) {
 	}
 	if _, err := aws.ParseConfig(again); err != nil {
 		t.Errorf("what was read does not read again: %v", err)
+	}
+}
+
+func TestTheConfigurationInTheDocumentsIsRead(t *testing.T) {
+	page, err := os.ReadFile("../../docs/AWS.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(page), "```yaml\n")
+	example, _, closed := strings.Cut(after, "```")
+	if !found || !closed {
+		t.Fatal("docs/AWS.md shows no configuration")
+	}
+	asJSON, err := yaml.YAMLToJSONStrict([]byte(example))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := aws.ParseConfig(asJSON); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 const (
 	ReasonCompleted  = "Completed"
 	ReasonError      = "Error"
+	ReasonOOMKilled  = "OOMKilled"
 	ReasonStartError = "StartError"
 )
 
@@ -34,12 +35,14 @@ type Attempt struct {
 // Status is how far an attempt has come. The phase and, within a phase, the restarts only grow.
 type Status struct {
 	Phase wire.PodReport_Phase
-	// Restarts in place so far.
+	// Restarts in place so far, of all containers together.
 	Restarts int32
-	// ExitCode of the container run that ended last: 0 to 255, 128 + the signal's number after a signal; 0 before the first end.
+	// ExitCode as in wire.PodReport: 0 to 255, 128 + the signal's number after a signal; 0 before the first failure.
 	ExitCode int32
 	Reason   string
 	Message  string
+	// Containers as in wire.PodReport; never changed once they are observed.
+	Containers []*wire.ContainerStatus
 }
 
 // Ended says that nothing of the attempt runs and nothing will.
@@ -51,8 +54,8 @@ func (s Status) Ended() bool {
 type Observer interface {
 	// Observe takes the next status. It does not block for long. After an ended status there is no other call.
 	Observe(Status)
-	// Output opens the log of one container run. The runtime ends every Output before it opens the next and before it observes
-	// an ended status.
+	// Output opens the log of one container run. The runtime ends every Output before it opens the next of the same container and before
+	// it observes an ended status. The outputs of several containers are open at once, and written from goroutines of their own.
 	Output(container string, restart int32) Output
 }
 
@@ -67,8 +70,9 @@ type Output interface {
 
 // Running is an attempt that was started.
 type Running interface {
-	// Stop ends the attempt: SIGTERM now, SIGKILL after the grace, at once for a grace of zero or less. Called again, the
-	// earlier deadline and the first reason count. It does not block.
+	// Stop ends the attempt: SIGTERM now, SIGKILL after the grace, at once for a grace of zero or less. Sidecars get their SIGTERM when
+	// the containers that they serve have ended, the last first, and at least two seconds after it, if the grace is not zero. Called
+	// again, the earlier deadline and the first reason count. It does not block.
 	Stop(grace time.Duration, reason string)
 	// Done is closed when the attempt has ended, its last status was observed, and nothing of it runs any more.
 	Done() <-chan struct{}

@@ -34,6 +34,8 @@ type machine struct {
 	cmd  *exec.Cmd
 	mark string // NAME=VALUE in the environment of everything that the instance runs.
 	work string // The directory that it was started in.
+	// state and caFile are what its command line names.
+	state, caFile string
 	// lifeline is the provider's end.
 	lifeline *os.File
 	holdPath string
@@ -77,7 +79,7 @@ func launch(t *testing.T, c *controlPlane, change ...func(*machine)) *machine {
 func launchIn(t *testing.T, c *controlPlane, stateDir string, change ...func(*machine)) *machine {
 	t.Helper()
 	m := &machine{
-		t: t, mark: "AGENT_TEST_MARK=" + rand.Text(), work: t.TempDir(),
+		t: t, mark: "AGENT_TEST_MARK=" + rand.Text(), work: t.TempDir(), state: stateDir, caFile: filepath.Join(c.dir, "ca.pem"),
 		holdPath: filepath.Join(t.TempDir(), "hold"), exited: make(chan struct{}), stderr: &lockedBuffer{},
 	}
 	lifelineEnd, lifeline, err := os.Pipe()
@@ -93,7 +95,7 @@ func launchIn(t *testing.T, c *controlPlane, stateDir string, change ...func(*ma
 		t.Fatal(err)
 	}
 	m.cmd = exec.Command("/proc/self/exe", "agent",
-		"--control-plane", c.address, "--ca-file", filepath.Join(c.dir, "ca.pem"), "--token-file", filepath.Join(c.dir, "token"),
+		"--control-plane", c.address, "--ca-file", m.caFile, "--token-file", filepath.Join(c.dir, "token"),
 		"--instance-id", "i-1", "--state-dir", stateDir, "--lifeline-fd", "3", "--hold-fd", "4", "--image", "a=b")
 	m.cmd.Dir = m.work
 	// Built with the race detector, a process would wait a second before it exits.

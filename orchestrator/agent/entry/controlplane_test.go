@@ -52,10 +52,12 @@ type controlPlane struct {
 	sessionError error
 	desired      *wire.Desired
 	ackReports   bool
-	ackLogs      bool
-	current      *fakeSession
-	hellos       []*wire.Hello
-	reports      []*wire.PodReport
+	// bareAcks acknowledges reports without their revision, as control planes before there was one.
+	bareAcks bool
+	ackLogs  bool
+	current  *fakeSession
+	hellos   []*wire.Hello
+	reports  []*wire.PodReport
 	// received is what the current session has sent after what was kept; kept is what was acknowledged.
 	received, kept map[string][]byte
 	// from is where the current session began to send.
@@ -222,9 +224,7 @@ func (c *controlPlane) receive(from *fakeSession, message *wire.FromAgent) {
 			}
 			c.reports = append(c.reports, r)
 			if c.ackReports {
-				from.send <- &wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
-					Uid: r.GetUid(), Epoch: r.GetEpoch(), Phase: r.GetPhase(), Restarts: r.GetRestarts(),
-				}}}
+				c.acknowledge(from, r)
 			}
 		case *wire.FromAgent_Log:
 			c.receiveLog(from, body.Log)
@@ -232,8 +232,17 @@ func (c *controlPlane) receive(from *fakeSession, message *wire.FromAgent) {
 	})
 }
 
+// acknowledge says that a report is on record; the lock is held.
+func (c *controlPlane) acknowledge(to *fakeSession, r *wire.PodReport) {
+	ack := &wire.ReportAck{Uid: r.GetUid(), Epoch: r.GetEpoch(), Phase: r.GetPhase(), Restarts: r.GetRestarts(), Revision: r.GetRevision()}
+	if c.bareAcks {
+		ack.Revision = 0
+	}
+	to.send <- &wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: ack}}
+}
+
 func (c *controlPlane) receiveLog(from *fakeSession, l *wire.LogChunk) {
-	key := logKey(l.GetPodUid(), int(l.GetRestart()))
+	key := runKey(l.GetPodUid(), l.GetContainer(), int(l.GetRestart()))
 	if len(l.GetData()) > 64<<10 {
 		c.t.Errorf("log %s: a chunk of %d bytes", key, len(l.GetData()))
 	}
@@ -270,7 +279,12 @@ func (c *controlPlane) forget() {
 	}
 }
 
-func logKey(uid string, restart int) string { return fmt.Sprintf("%s/%d", uid, restart) }
+// logKey names a run of the container of a pod of one.
+func logKey(uid string, restart int) string { return runKey(uid, "main", restart) }
+
+func runKey(uid, container string, restart int) string {
+	return fmt.Sprintf("%s/%s/%d", uid, container, restart)
+}
 
 func (c *controlPlane) note(what func()) {
 	c.mu.Lock()
@@ -347,10 +361,23 @@ func (c *controlPlane) waitPhase(uid string, phase wire.PodReport_Phase) (r *wir
 
 // shell is a pod that runs a script.
 func shell(uid string, epoch uint64, script string) *wire.DesiredPod {
-	pod := &corev1.Pod{Spec: corev1.PodSpec{
-		RestartPolicy: corev1.RestartPolicyNever,
-		Containers:    []corev1.Container{{Name: "main", Image: "shell", Command: []string{"/bin/sh", "-c", script}}},
-	}}
+	return podOf(uid, epoch, nil, []corev1.Container{sh("main", script)})
+}
+
+// sh is a container that runs a script.
+func sh(name, script string) corev1.Container {
+	return corev1.Container{Name: name, Image: "shell", Command: []string{"/bin/sh", "-c", script}}
+}
+
+// beside makes a container a sidecar.
+func beside(c corev1.Container) corev1.Container {
+	c.RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
+	return c
+}
+
+// podOf is a pod of init containers and app containers.
+func podOf(uid string, epoch uint64, init, apps []corev1.Container) *wire.DesiredPod {
+	pod := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, InitContainers: init, Containers: apps}}
 	pod.Name, pod.Namespace = uid, "night"
 	raw, err := json.Marshal(pod)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent"
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/cgroup"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/guardian"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/process"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/reaper"
@@ -155,16 +156,27 @@ func runWorker(o options, log *slog.Logger) int {
 		log.Error("the agent failed", "error", err)
 		return exitFailed
 	}
+	cgroups := cgroup.Open(func(err error) { log.Error("control groups", "error", err) })
+	if missing := cgroups.Missing(); missing != "" {
+		log.Warn("pods can use more than they are allowed", "reason", missing)
+	}
+	killAll := func() {
+		reap.KillAll()
+		if err := cgroups.Close(); err != nil {
+			log.Error("removing control groups", "error", err)
+		}
+	}
 	go guardian.Watch(func() {
 		log.Error("the guardian is gone: killing everything of this instance")
-		reap.KillAll()
+		killAll()
 		os.Exit(exitFailed)
 	})
-	dir, err := os.Getwd()
+	config, err := runtimeConfig(o)
 	if err != nil {
-		log.Error("the directory for pods to start in", "error", err)
+		log.Error("the agent failed", "error", err)
 		return exitFailed
 	}
+	config.Reaper, config.Cgroups, config.Log = reap, cgroups, log
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	go func() {
@@ -173,15 +185,12 @@ func runWorker(o options, log *slog.Logger) int {
 	}()
 	err = agent.Run(ctx, agent.Config{
 		ControlPlane: o.controlPlane, CAFile: o.caFile, TokenFile: o.tokenFile, InstanceID: o.instanceID, StateDir: o.stateDir,
-		Runtime: process.New(process.Config{
-			Reaper: reap, Environ: os.Environ(), Dir: dir, Images: o.images, Backoff: process.KubeletBackoff(),
-		}),
-		Log: log,
+		Runtime: process.New(config), Log: log,
 	})
 	if err != nil {
 		log.Error("the agent failed", "error", err)
 	}
-	reap.KillAll()
+	killAll()
 	if err != nil {
 		return exitFailed
 	}

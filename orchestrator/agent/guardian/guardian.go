@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/cgroup"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/reaper"
 )
 
@@ -87,6 +88,9 @@ func Run(c Config) (exitCode int, err error) {
 	}
 	// The worker is the first to be killed: it must not report the pods' deaths as their own doing.
 	reaper.KillDescendants(func(err error) { c.Log.Error("killing what is left", "error", err) })
+	if err := cgroup.Sweep(); err != nil {
+		c.Log.Error("removing control groups that are left", "error", err)
+	}
 	return exitCode, nil
 }
 

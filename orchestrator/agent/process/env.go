@@ -1,6 +1,8 @@
 package process
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -10,41 +12,50 @@ import (
 // ownPrefix marks variables that speak to Nightshift and not to a pod.
 const ownPrefix = "NIGHTSHIFT_"
 
-// containerEnv resolves the variables that a container declares, in their order. References reach the variables declared
-// before, as in the kubelet (pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables), and not those that the pod inherits.
-func containerEnv(pod *corev1.Pod, container *corev1.Container) (names []string, values map[string]string, err error) {
-	if len(container.EnvFrom) > 0 {
-		return nil, nil, unsupported("containers[0].envFrom")
-	}
-	values = make(map[string]string, len(container.Env))
-	lookup := func(name string) (string, bool) { v, ok := values[name]; return v, ok }
-	for _, v := range container.Env {
-		value := v.Value
-		switch {
-		case value != "":
-			value = expand(value, lookup)
-		case v.ValueFrom != nil:
-			if value, err = fromSource(pod, v.ValueFrom); err != nil {
-				return nil, nil, fmt.Errorf("variable %s: %w", v.Name, err)
-			}
-		}
-		if strings.ContainsRune(v.Name+value, 0) {
-			return nil, nil, fmt.Errorf("variable %s holds a NUL byte", v.Name)
-		}
-		if _, again := values[v.Name]; !again {
-			names = append(names, v.Name)
-		}
-		values[v.Name] = value
-	}
-	return names, values, nil
+// variables are those of one container, in their order.
+type variables struct {
+	pod     *corev1.Pod
+	machine Machine
+	names   []string
+	values  map[string]string
 }
 
-func fromSource(pod *corev1.Pod, source *corev1.EnvVarSource) (string, error) {
+func (v *variables) lookup(name string) (string, bool) {
+	value, ok := v.values[name]
+	return value, ok
+}
+
+// declare resolves the variables that a container declares. References reach the variables declared before, as in the kubelet
+// (pkg/kubelet/kubelet_pods.go, makeEnvironmentVariables), and not those that the pod inherits.
+func (v *variables) declare(container *corev1.Container) error {
+	for _, declared := range container.Env {
+		value := declared.Value
+		switch {
+		case value != "":
+			value = expand(value, v.lookup)
+		case declared.ValueFrom != nil:
+			var err error
+			if value, err = v.fromSource(container, declared.ValueFrom); err != nil {
+				return fmt.Errorf("variable %s: %w", declared.Name, err)
+			}
+		}
+		if strings.ContainsRune(declared.Name+value, 0) {
+			return fmt.Errorf("variable %s holds a NUL byte", declared.Name)
+		}
+		if _, again := v.values[declared.Name]; !again {
+			v.names = append(v.names, declared.Name)
+		}
+		v.values[declared.Name] = value
+	}
+	return nil
+}
+
+func (v *variables) fromSource(container *corev1.Container, source *corev1.EnvVarSource) (string, error) {
 	switch {
 	case source.FieldRef != nil:
-		return podField(pod, source.FieldRef.FieldPath)
+		return v.podField(source.FieldRef.FieldPath)
 	case source.ResourceFieldRef != nil:
-		return "", unsupported("valueFrom.resourceFieldRef")
+		return v.resourceField(container, source.ResourceFieldRef)
 	case source.ConfigMapKeyRef != nil:
 		return "", unsupported("valueFrom.configMapKeyRef")
 	case source.SecretKeyRef != nil:
@@ -52,12 +63,13 @@ func fromSource(pod *corev1.Pod, source *corev1.EnvVarSource) (string, error) {
 	case source.FileKeyRef != nil:
 		return "", unsupported("valueFrom.fileKeyRef")
 	}
-	return "", fmt.Errorf("valueFrom names no source")
+	return "", errors.New("valueFrom names no source")
 }
 
 // podField reads a field by the paths of the downward API (pkg/fieldpath/fieldpath.go). A label or annotation that is not there
-// is empty.
-func podField(pod *corev1.Pod, path string) (string, error) {
+// is empty. A pod has the machine's address, as with hostNetwork.
+func (v *variables) podField(path string) (string, error) {
+	pod := v.pod
 	switch path {
 	case "metadata.name":
 		return pod.Name, nil
@@ -67,6 +79,11 @@ func podField(pod *corev1.Pod, path string) (string, error) {
 		return string(pod.UID), nil
 	case "spec.nodeName":
 		return pod.Spec.NodeName, nil
+	case "spec.serviceAccountName":
+		// Kubernetes' admission gives every pod one.
+		return cmp.Or(pod.Spec.ServiceAccountName, "default"), nil
+	case "status.hostIP", "status.hostIPs", "status.podIP", "status.podIPs":
+		return v.machine.Address()
 	}
 	if field, key, ok := strings.Cut(path, "['"); ok && strings.HasSuffix(key, "']") {
 		key = strings.TrimSuffix(key, "']")
@@ -93,8 +110,4 @@ func processEnv(inherited, names []string, values map[string]string) []string {
 		env = append(env, name+"="+values[name])
 	}
 	return env
-}
-
-func unsupported(what string) error {
-	return fmt.Errorf("%s is not supported by the process runtime", what)
 }

@@ -6,126 +6,179 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/cgroup"
 )
 
-// plan is a pod's container made ready to run.
+// defaultGrace is Kubernetes' default of terminationGracePeriodSeconds.
+const defaultGrace = 30 * time.Second
+
+// plan is a pod made ready to run.
 type plan struct {
-	container string
-	args      []string
-	env       []string
-	dir       string
+	// title names the pod as the kubelet does in messages.
+	title string
+	// containers, init containers first, each in the order of the spec.
+	containers []*container
+	restart    corev1.RestartPolicy
+	// grace is what sidecars get when the app containers have ended.
+	grace time.Duration
+	// dir holds what the runtime keeps for the pod.
+	dir string
+	// warning says what of the pod is not as it asks for; "" for nothing.
+	warning string
+}
+
+// role of a container in its pod.
+type role int
+
+const (
+	app role = iota
+	// initial is an init container that has to succeed before those behind it start.
+	initial
+	// sidecar is an init container with restartPolicy Always.
+	sidecar
+)
+
+// container is one container made ready to run.
+type container struct {
+	name string
+	role role
+	args []string
+	env  []string
+	dir  string
 	// search is the PATH of the container's own environment.
-	search  string
-	restart corev1.RestartPolicy
+	search string
+	limits cgroup.Limits
+	// messagePath is the file for the termination message.
+	messagePath string
+	// fallbackToLogs: without a message, the end of a failed run's output is taken.
+	fallbackToLogs bool
 }
 
 // newPlan says how to run the pod, or why this runtime cannot. Such an error is for good: it names what to change in the pod.
-func newPlan(c Config, pod *corev1.Pod) (*plan, error) {
+func newPlan(c Config, pod *corev1.Pod, dir string) (*plan, error) {
 	if err := checkSupported(pod); err != nil {
 		return nil, err
 	}
-	container := &pod.Spec.Containers[0]
-	names, values, err := containerEnv(pod, container)
-	if err != nil {
-		return nil, err
-	}
-	lookup := func(name string) (string, bool) { v, ok := values[name]; return v, ok }
-	var args []string
-	for _, arg := range container.Command {
-		args = append(args, expand(arg, lookup))
-	}
-	if len(args) == 0 {
-		executable, ok := c.Images[container.Image]
-		if !ok {
-			return nil, fmt.Errorf("container %q names no command, and nothing says which executable image %q is: "+
-				"give the container a command, or the executable by --image %s=EXECUTABLE", container.Name, container.Image, container.Image)
-		}
-		args = append(args, executable)
-	}
-	for _, arg := range container.Args {
-		args = append(args, expand(arg, lookup))
-	}
-	for _, arg := range args {
-		if strings.ContainsRune(arg, 0) {
-			return nil, fmt.Errorf("the command of container %q holds a NUL byte", container.Name)
-		}
-	}
 	p := &plan{
-		container: container.Name,
-		args:      args,
-		env:       processEnv(c.Environ, names, values),
-		dir:       c.Dir,
-		restart:   pod.Spec.RestartPolicy,
+		title:   fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID),
+		restart: pod.Spec.RestartPolicy,
+		grace:   defaultGrace,
+		dir:     dir,
 	}
-	switch {
-	case filepath.IsAbs(container.WorkingDir):
-		p.dir = container.WorkingDir
-	case container.WorkingDir != "":
-		p.dir = filepath.Join(c.Dir, container.WorkingDir)
+	if seconds := pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
+		p.grace = time.Duration(*seconds) * time.Second
 	}
-	for _, entry := range p.env {
-		if path, ok := strings.CutPrefix(entry, "PATH="); ok {
-			p.search = path
+	for i := range pod.Spec.InitContainers {
+		spec := &pod.Spec.InitContainers[i]
+		role := initial
+		if spec.RestartPolicy != nil {
+			role = sidecar
+		}
+		if err := p.add(c, pod, spec, role); err != nil {
+			return nil, err
+		}
+	}
+	for i := range pod.Spec.Containers {
+		if err := p.add(c, pod, &pod.Spec.Containers[i], app); err != nil {
+			return nil, err
 		}
 	}
 	return p, nil
 }
 
-// checkSupported refuses by name what would make the pod behave differently from what it gets here. Resources, ports, labels and
-// scheduling fields are the control plane's affair; host name and namespaces are the machine's own, as the package comment says.
-func checkSupported(pod *corev1.Pod) error {
-	spec := &pod.Spec
-	if len(spec.Containers) != 1 {
-		return fmt.Errorf("the process runtime runs pods of one container, this one has %d", len(spec.Containers))
+func (p *plan) add(c Config, pod *corev1.Pod, spec *corev1.Container, role role) error {
+	ready := &container{
+		name: spec.Name, role: role, dir: c.Dir, limits: limitsOf(spec),
+		messagePath:    filepath.Join(p.dir, fmt.Sprintf("termination-log-%d", len(p.containers))),
+		fallbackToLogs: spec.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError,
 	}
-	c := &spec.Containers[0]
-	policy := spec.RestartPolicy
-	for _, field := range []struct {
-		set  bool
-		name string
-	}{
-		{policy != corev1.RestartPolicyNever && policy != corev1.RestartPolicyOnFailure, fmt.Sprintf("restartPolicy %q", policy)},
-		{len(spec.InitContainers) > 0, "initContainers"},
-		{len(spec.EphemeralContainers) > 0, "ephemeralContainers"},
-		{len(spec.Volumes) > 0, "volumes"},
-		{spec.ActiveDeadlineSeconds != nil, "a pod's activeDeadlineSeconds"},
-		{spec.SecurityContext != nil && !reflect.ValueOf(*spec.SecurityContext).IsZero(), "securityContext"},
-		{len(c.VolumeMounts) > 0, "containers[0].volumeMounts"},
-		{len(c.VolumeDevices) > 0, "containers[0].volumeDevices"},
-		{c.SecurityContext != nil && !reflect.ValueOf(*c.SecurityContext).IsZero(), "containers[0].securityContext"},
-		{c.Lifecycle != nil, "containers[0].lifecycle"},
-		{c.LivenessProbe != nil, "containers[0].livenessProbe"},
-		{c.ReadinessProbe != nil, "containers[0].readinessProbe"},
-		{c.StartupProbe != nil, "containers[0].startupProbe"},
-		{c.RestartPolicy != nil || len(c.RestartPolicyRules) > 0, "containers[0].restartPolicy"},
-		{c.Stdin || c.TTY, "containers[0].stdin and tty"},
-	} {
-		if field.set {
-			return unsupported(field.name)
+	vars := variables{pod: pod, machine: c.Machine, values: map[string]string{messageVariable: ready.messagePath}, names: []string{messageVariable}}
+	if err := vars.declare(spec); err != nil {
+		return fmt.Errorf("container %q: %w", spec.Name, err)
+	}
+	args, err := commandLine(c, spec, vars.lookup)
+	if err != nil {
+		return err
+	}
+	ready.args = args
+	ready.env = processEnv(c.Environ, vars.names, vars.values)
+	switch {
+	case filepath.IsAbs(spec.WorkingDir):
+		ready.dir = spec.WorkingDir
+	case spec.WorkingDir != "":
+		ready.dir = filepath.Join(c.Dir, spec.WorkingDir)
+	}
+	for _, entry := range ready.env {
+		if path, ok := strings.CutPrefix(entry, "PATH="); ok {
+			ready.search = path
 		}
 	}
+	if !c.Cgroups.Enforces(ready.limits) {
+		p.warning = c.Cgroups.Missing()
+	}
+	p.containers = append(p.containers, ready)
 	return nil
+}
+
+// initializes says that the pod has init containers.
+func (p *plan) initializes() bool { return p.containers[0].role != app }
+
+func commandLine(c Config, spec *corev1.Container, lookup func(string) (string, bool)) ([]string, error) {
+	var args []string
+	for _, arg := range spec.Command {
+		args = append(args, expand(arg, lookup))
+	}
+	if len(args) == 0 {
+		executable, ok := c.Images[spec.Image]
+		if !ok {
+			return nil, fmt.Errorf("container %q names no command, and nothing says which executable image %q is: "+
+				"give the container a command, or the executable by --image %s=EXECUTABLE", spec.Name, spec.Image, spec.Image)
+		}
+		args = append(args, executable)
+	}
+	for _, arg := range spec.Args {
+		args = append(args, expand(arg, lookup))
+	}
+	for _, arg := range args {
+		if strings.ContainsRune(arg, 0) {
+			return nil, fmt.Errorf("the command of container %q holds a NUL byte", spec.Name)
+		}
+	}
+	return args, nil
+}
+
+// limitsOf reads what a container may use. A request that is missing is the limit, as the kubelet has it (kuberuntime_container_linux.go,
+// calculateLinuxResources).
+func limitsOf(spec *corev1.Container) cgroup.Limits {
+	limits, requests := spec.Resources.Limits, spec.Resources.Requests
+	l := cgroup.Limits{CPUMillis: limits.Cpu().MilliValue(), MemoryBytes: limits.Memory().Value()}
+	l.CPURequestMillis = l.CPUMillis
+	if request, ok := requests[corev1.ResourceCPU]; ok {
+		l.CPURequestMillis = request.MilliValue()
+	}
+	return l
 }
 
 // executable finds what args[0] means in the container's own PATH and directory; it is looked for at each start, because it may
 // come later than the pod.
-func (p *plan) executable() (string, error) {
-	name := p.args[0]
+func (c *container) executable() (string, error) {
+	name := c.args[0]
 	if name == "" {
 		return "", errors.New("the command is empty")
 	}
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
-	for _, dir := range filepath.SplitList(p.search) {
+	for _, dir := range filepath.SplitList(c.search) {
 		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(p.dir, dir)
+			dir = filepath.Join(c.dir, dir)
 		}
 		path := filepath.Join(dir, name)
 		if info, err := os.Stat(path); err == nil && !info.IsDir() && unix.Access(path, unix.X_OK) == nil {

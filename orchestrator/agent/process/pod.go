@@ -1,191 +1,217 @@
 package process
 
 import (
-	"cmp"
-	"fmt"
 	"os"
+	"slices"
 	"sync"
-	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
-	"golang.org/x/sys/unix"
-
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/attempt"
-	"github.com/nightshift-batch/nightshift/orchestrator/agent/reaper"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 )
 
-// pod is one attempt; its goroutine alone runs it.
+// sidecarGrace is the least that a sidecar gets between SIGTERM and SIGKILL (the kubelet's minimumGracePeriodInSeconds,
+// pkg/kubelet/kuberuntime/kuberuntime_manager.go).
+const sidecarGrace = 2 * time.Second
+
+// pod is one attempt. Its goroutine looks at the state as a whole after each event and does what is due (advance), so that it does not
+// matter which of several events came first.
 type pod struct {
 	runtime  *Runtime
 	attempt  attempt.Attempt
 	observer attempt.Observer
-	// changed holds a token when killAt has changed since it was last looked at.
+	// changed holds a token when stop has changed since it was last looked at.
 	changed chan struct{}
 	done    chan struct{}
+	// ended tells the end of a container run.
+	ended chan ending
 
-	mu         sync.Mutex
-	killAt     time.Time // Zero until it is to stop.
-	stopReason string
+	mu   sync.Mutex
+	stop stop // Guarded by mu.
+
+	// The rest belongs to the pod's goroutine.
+
+	plan    *plan
+	members []*member // Init containers first, each in the order of the spec.
+	// closing is the stop of the sidecars after the end of what they served; zero before.
+	closing stop
+	// lastFailed is the newest run that failed; nil when none has.
+	lastFailed *ending
+	// untold: something has changed since the last status.
+	untold bool
 }
 
-// stopping returns when the pod is to be killed, the zero time if it is not, and why.
-func (p *pod) stopping() (killAt time.Time, reason string) {
+// stop is an end that was asked for.
+type stop struct {
+	// at is when what runs then is killed; the zero time for no stop.
+	at time.Time
+	// atOnce: no SIGTERM before, nor a sidecar's own time.
+	atOnce bool
+	reason string
+}
+
+// ending returns the stop that counts: the earlier of the one from outside and the pod's own.
+func (p *pod) ending() stop {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.killAt, p.stopReason
-}
-
-func (p *pod) stopped() bool {
-	killAt, _ := p.stopping()
-	return !killAt.IsZero()
-}
-
-// run is the life of the pod: runs of its container until one succeeds, may not be repeated, or the pod is stopped.
-func (p *pod) run() {
-	p.observer.Observe(attempt.Status{Phase: wire.PodReport_STARTING})
-	plan, err := newPlan(p.runtime.config, p.attempt.Pod)
-	if err != nil {
-		p.fail(attempt.Status{ExitCode: attempt.ExitCodeStartError, Reason: attempt.ReasonStartError, Message: err.Error()})
-		return
+	if p.stop.at.IsZero() || !p.closing.at.IsZero() && !p.stop.atOnce && p.closing.at.Before(p.stop.at) {
+		return p.closing
 	}
-	if p.stopped() {
-		p.fail(attempt.Status{
-			ExitCode: 128 + int32(unix.SIGTERM), Reason: attempt.ReasonError, Message: "stopped before it was started",
+	return p.stop
+}
+
+// stopReason is why the pod was stopped from outside, "" if it was not or for no reason.
+func (p *pod) stopReason() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stop.reason
+}
+
+// run is the life of the pod.
+func (p *pod) run() {
+	if err := p.prepare(); err != nil {
+		p.observer.Observe(attempt.Status{Phase: wire.PodReport_STARTING})
+		p.observer.Observe(attempt.Status{
+			Phase: wire.PodReport_FAILED, ExitCode: attempt.ExitCodeStartError, Reason: attempt.ReasonStartError, Message: err.Error(),
 		})
 		return
 	}
-	delays := delays{Backoff: p.runtime.config.Backoff}
-	var last attempt.Status
-	for {
-		began := time.Now()
-		last = p.runOnce(plan, last)
-		if last.ExitCode == 0 {
-			last.Phase, last.Reason, last.Message = wire.PodReport_SUCCEEDED, attempt.ReasonCompleted, ""
-			p.observer.Observe(last)
-			return
-		}
-		if plan.restart == corev1.RestartPolicyNever || !p.pause(delays.after(time.Since(began))) {
-			p.fail(last)
-			return
-		}
-		last.Restarts++
-	}
-}
-
-// fail observes the last status of a pod that did not succeed.
-func (p *pod) fail(last attempt.Status) {
-	last.Phase = wire.PodReport_FAILED
-	if _, reason := p.stopping(); reason != "" {
-		last.Message += "; the pod was stopped: " + reason
-	}
-	p.observer.Observe(last)
-}
-
-// pause waits before a restart; false when the pod is stopped.
-func (p *pod) pause(wait time.Duration) bool {
-	if p.stopped() {
-		return false
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-p.changed: // A stop.
-	}
-	return !p.stopped()
-}
-
-// runOnce runs the container once and returns its end, with the restarts of before. When it returns nothing of the run is
-// left, and its output has been taken.
-func (p *pod) runOnce(plan *plan, before attempt.Status) attempt.Status {
-	running := before
-	running.Phase = wire.PodReport_RUNNING
-	if running.Restarts > 0 {
-		// Even if it cannot be started this time: the restart counts.
-		p.observer.Observe(running)
-	}
-	child, output, err := p.start(plan, running.Restarts)
-	if err != nil {
-		running.ExitCode, running.Reason = attempt.ExitCodeStartError, attempt.ReasonStartError
-		running.Message = fmt.Sprintf("container %q could not be started: %v", plan.container, err)
-		return running
-	}
-	if running.Restarts == 0 {
-		p.observer.Observe(running)
-	}
-	collector := collect(output, p.observer.Output(plan.container, running.Restarts))
-	p.await(child)
-	child.Sweep()
-	collector.finish()
-
-	running.ExitCode, running.Reason = child.ExitCode(), attempt.ReasonError
-	running.Message = fmt.Sprintf("container %q exited with code %d", plan.container, running.ExitCode)
-	if signal, ok := child.Signaled(); ok {
-		running.Message = fmt.Sprintf("container %q was ended by %s", plan.container, unix.SignalName(signal))
-	}
-	return running
-}
-
-func (p *pod) start(plan *plan, restart int32) (child *reaper.Child, output *os.File, err error) {
-	path, err := plan.executable()
-	if err != nil {
-		return nil, nil, err
-	}
-	if info, err := os.Stat(plan.dir); err != nil || !info.IsDir() {
-		return nil, nil, fmt.Errorf("working directory %s: %w", plan.dir, cmp.Or(err, error(unix.ENOTDIR)))
-	}
-	mark := fmt.Sprintf("%s=%s.%d.%d.%s", markName, p.attempt.UID, p.attempt.Epoch, restart, p.runtime.nonce)
-	read, write, err := openPipe()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer unix.Close(write)
-	child, err = p.runtime.config.Reaper.Start(reaper.Command{
-		Path:   path,
-		Args:   plan.args,
-		Env:    append(plan.env[:len(plan.env):len(plan.env)], mark),
-		Dir:    plan.dir,
-		Output: write,
-		Mark:   mark,
-	})
-	if err != nil {
-		read.Close()
-		return nil, nil, fmt.Errorf("%s: %w", plan.args[0], err)
-	}
-	return child, read, nil
-}
-
-// await waits for the end of the child and ends it when the pod is to stop: SIGTERM to its group, and at the deadline SIGKILL to
-// everything of it.
-func (p *pod) await(child *reaper.Child) {
+	defer p.cleanUp()
+	p.observer.Observe(p.status())
 	timer := time.NewTimer(0)
-	<-timer.C
-	termed := false
-	look := func() {
-		killAt, _ := p.stopping()
-		if killAt.IsZero() {
-			return
-		}
-		wait := time.Until(killAt)
-		if !termed && wait > 0 {
-			child.Signal(syscall.SIGTERM)
-			termed = true
-		}
-		timer.Reset(wait)
-	}
-	look() // A stop may have come, and its token gone, while the container was started.
+	defer timer.Stop()
 	for {
-		select {
-		case <-child.Done():
-			timer.Stop()
+		now := time.Now()
+		p.advance(now)
+		if p.isOver() {
+			p.observer.Observe(p.verdict())
 			return
+		}
+		if p.untold {
+			p.observer.Observe(p.status())
+			p.untold = false
+		}
+		if at := p.wakeAt(now); at.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(at))
+		}
+		select {
+		case e := <-p.ended:
+			p.over(e)
 		case <-p.changed:
-			look()
 		case <-timer.C:
-			child.Kill()
 		}
 	}
+}
+
+// prepare makes the plan, and the directory that it names.
+func (p *pod) prepare() error {
+	if err := os.MkdirAll(p.runtime.config.StateDir, 0o700); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(p.runtime.config.StateDir, "pod-")
+	if err != nil {
+		return err
+	}
+	if p.plan, err = newPlan(p.runtime.config, p.attempt.Pod, dir); err != nil {
+		p.plan = &plan{dir: dir}
+		p.cleanUp()
+		return err
+	}
+	for _, c := range p.plan.containers {
+		p.members = append(p.members, &member{container: c, delays: delays{Backoff: p.runtime.config.Backoff}})
+	}
+	return nil
+}
+
+func (p *pod) cleanUp() {
+	if err := os.RemoveAll(p.plan.dir); err != nil {
+		p.runtime.config.Log.Error("removing what was kept for a pod", "pod", p.attempt.UID, "error", err)
+	}
+}
+
+// advance does what is due.
+func (p *pod) advance(now time.Time) {
+	if p.ending().at.IsZero() && p.startDue(now) {
+		p.closing = stop{at: now.Add(p.plan.grace)}
+	}
+	if end := p.ending(); !end.at.IsZero() {
+		p.shutDown(now, end)
+	}
+}
+
+// startDue starts what may be started now; true when the pod has come to its end: an init container has failed for good, or all app
+// containers have ended (pkg/kubelet/kuberuntime/kuberuntime_manager.go, computePodActions).
+func (p *pod) startDue(now time.Time) (over bool) {
+	over = true
+	for _, m := range p.members {
+		if m.isDue(now) {
+			p.start(m)
+		}
+		switch {
+		case m.role == app:
+			over = over && m.state == ended
+		case m.role == initial && m.state == ended && m.end.exitCode != 0:
+			return true
+		case m.role == initial && m.state != ended, m.role == sidecar && !m.begun:
+			return false // Those behind it wait.
+		}
+	}
+	return over
+}
+
+// shutDown stops what runs: app and init containers first, then the sidecars one by one, the last first. When the time is up for the
+// former the sidecars are told all at once (kuberuntime_termination_order.go).
+func (p *pod) shutDown(now time.Time, end stop) {
+	late := end.atOnce || !now.Before(end.at)
+	served := false // Something runs that sidecars serve.
+	for _, m := range p.members {
+		if m.role != sidecar && m.state == running {
+			served = true
+			p.end(m, late)
+		}
+	}
+	for _, m := range slices.Backward(p.members) {
+		if m.role != sidecar || m.state != running {
+			continue
+		}
+		switch {
+		case end.atOnce:
+			p.end(m, true)
+		case late:
+			p.end(m, !now.Before(end.at.Add(sidecarGrace)))
+		case !served:
+			p.end(m, false)
+			return // The next when it has ended.
+		}
+	}
+}
+
+// wakeAt is when there is something to do though nothing happens; the zero time for never.
+func (p *pod) wakeAt(now time.Time) (at time.Time) {
+	sooner := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if end := p.ending(); !end.at.IsZero() {
+		for _, t := range []time.Time{end.at, end.at.Add(sidecarGrace)} {
+			if t.After(now) {
+				sooner(t)
+			}
+		}
+		return at
+	}
+	for _, m := range p.members {
+		if m.state == waiting && !m.startAt.IsZero() {
+			sooner(m.startAt)
+		}
+	}
+	return at
+}
+
+// isOver says that the pod has ended: it was to, and nothing of it runs.
+func (p *pod) isOver() bool {
+	return !p.ending().at.IsZero() && !slices.ContainsFunc(p.members, func(m *member) bool { return m.state == running })
 }

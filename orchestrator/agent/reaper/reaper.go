@@ -42,6 +42,15 @@ type Command struct {
 	Output int
 	// Mark is an entry of Env, NAME=VALUE, that no other command's descendants have.
 	Mark string
+	// Birthplace is where the process is born; nil for where the reaper is.
+	Birthplace Birthplace
+}
+
+// Birthplace is a place in which the kernel makes a process because the thread that forks is there: control groups.
+type Birthplace interface {
+	// Enter moves the calling thread, which is locked to its goroutine and forks next; leave moves it back. unified is the open
+	// directory of a control group of version 2 for the process, -1 for none.
+	Enter() (unified int, leave func() error, err error)
 }
 
 // Child is a process that Start made, the leader of its own process group. Safe for concurrent use.
@@ -50,7 +59,9 @@ type Child struct {
 	pid    int
 	mark   string
 	done   chan struct{}
-	status syscall.WaitStatus // Valid once done is closed.
+	// status and endedAt are valid once done is closed.
+	status  syscall.WaitStatus
+	endedAt time.Time
 }
 
 // Reaper is the one waiter of its process; make it with New. Safe for concurrent use.
@@ -100,12 +111,7 @@ func (r *Reaper) Start(c Command) (*Child, error) {
 	started := make(chan struct{})
 	r.spawn <- func() {
 		defer close(started)
-		pid, err = syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{
-			Dir:   c.Dir,
-			Env:   c.Env,
-			Files: []uintptr{null.Fd(), uintptr(c.Output), uintptr(c.Output)},
-			Sys:   &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL},
-		})
+		pid, err = r.fork(c, null.Fd())
 	}
 	<-started
 	if err != nil {
@@ -115,6 +121,26 @@ func (r *Reaper) Start(c Command) (*Child, error) {
 	r.children[pid] = child
 	r.unswept++
 	return child, nil
+}
+
+// fork makes the process; it runs on the thread that starts them all.
+func (r *Reaper) fork(c Command, input uintptr) (pid int, err error) {
+	sys := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if c.Birthplace != nil {
+		unified, leave, err := c.Birthplace.Enter()
+		if err != nil {
+			return 0, err
+		}
+		sys.UseCgroupFD, sys.CgroupFD = unified >= 0, unified
+		defer func() {
+			if err := leave(); err != nil {
+				r.warn(fmt.Errorf("the thread that starts processes could not leave the place of the last one: %w", err))
+			}
+		}()
+	}
+	return syscall.ForkExec(c.Path, c.Args, &syscall.ProcAttr{
+		Dir: c.Dir, Env: c.Env, Files: []uintptr{input, uintptr(c.Output), uintptr(c.Output)}, Sys: sys,
+	})
 }
 
 // KillAll kills every descendant and returns when none exists. It is for a process that is about to exit: from then on Start
@@ -135,6 +161,7 @@ func (r *Reaper) reap() {
 		}
 		child := r.children[pid]
 		if child != nil {
+			child.endedAt = time.Now()
 			r.signalGroup(pid, unix.SIGKILL)
 		}
 		var status syscall.WaitStatus
@@ -213,6 +240,9 @@ func (c *Child) Kill() {
 // Done is closed when the process has ended, its group was killed and ExitCode is known. Other descendants may run: Sweep.
 func (c *Child) Done() <-chan struct{} { return c.done }
 
+// EndedAt is when the process was found to have ended. Only after Done.
+func (c *Child) EndedAt() time.Time { return c.endedAt }
+
 // ExitCode is the exit status, or 128 + the signal's number. Only after Done.
 func (c *Child) ExitCode() int32 {
 	if c.status.Signaled() {
@@ -243,6 +273,13 @@ func (c *Child) Sweep() {
 			}
 		}
 	}
+}
+
+// Swept says that nothing is left of an ended child, as another has made sure. It is called once, after Done, in the place of Sweep.
+func (c *Child) Swept() {
+	c.reaper.mu.Lock()
+	defer c.reaper.mu.Unlock()
+	c.reaper.unswept--
 }
 
 // killStrays kills what carries the mark, and everything if the mark's child is the last one. When there was nothing to kill,

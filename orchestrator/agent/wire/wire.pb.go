@@ -31,10 +31,13 @@ type PodReport_Phase int32
 
 const (
 	PodReport_PHASE_UNSPECIFIED PodReport_Phase = 0
-	PodReport_STARTING          PodReport_Phase = 1
-	PodReport_RUNNING           PodReport_Phase = 2
-	PodReport_SUCCEEDED         PodReport_Phase = 3
-	PodReport_FAILED            PodReport_Phase = 4
+	// Nothing of it was started yet.
+	PodReport_STARTING PodReport_Phase = 1
+	// A container was started, an init container too: Kubernetes' phase is Pending until one that is not an init container was.
+	PodReport_RUNNING PodReport_Phase = 2
+	// All containers but the sidecars have exited with 0, and nothing of the pod runs.
+	PodReport_SUCCEEDED PodReport_Phase = 3
+	PodReport_FAILED    PodReport_Phase = 4
 )
 
 // Enum value maps for PodReport_Phase.
@@ -614,15 +617,20 @@ type PodReport struct {
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	Epoch uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Phase PodReport_Phase        `protobuf:"varint,3,opt,name=phase,proto3,enum=nightshift.agent.v1.PodReport_Phase" json:"phase,omitempty"`
-	// In-place restarts so far.
+	// In-place restarts so far, of all containers together, init containers included: what Kubernetes counts against backoffLimit.
 	Restarts int32 `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
-	// Of the container that ended last; 128 + the signal's number for one that a signal ended.
+	// While it runs: of the container run that failed last, 0 when none has. Of a pod that failed: of the container that made it fail,
+	// the one that ended first if there are several. 128 + the signal's number for a process that a signal ended.
 	ExitCode int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	// Kubernetes' words: "Completed", "Error", "StartError".
-	Reason  string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Kubernetes' words: "Completed", "Error", "OOMKilled", "StartError".
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// In words, for the user. The first report of a running pod may carry a warning, as of limits that this node cannot enforce.
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
-	// How the containers ended, in order, those of init first; of a pod that has ended. Empty says no more than exit_code does.
-	Containers    []*ContainerResult `protobuf:"bytes,8,rep,name=containers,proto3" json:"containers,omitempty"`
+	// Counts the reports of an attempt from 1. The state of a container may change without the fields above; this tells the reports apart.
+	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`
+	// All containers of the pod, init containers first, each in the order of the spec. Empty when the agent could not read the pod, and in a
+	// Hello that tells no more than that the pod runs.
+	Containers    []*ContainerStatus `protobuf:"bytes,9,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -706,41 +714,53 @@ func (x *PodReport) GetMessage() string {
 	return ""
 }
 
-func (x *PodReport) GetContainers() []*ContainerResult {
+func (x *PodReport) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PodReport) GetContainers() []*ContainerStatus {
 	if x != nil {
 		return x.Containers
 	}
 	return nil
 }
 
-// ContainerResult is how the last run of one container ended.
-type ContainerResult struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	ExitCode int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
-	// It is an init container.
-	Init          bool   `protobuf:"varint,3,opt,name=init,proto3" json:"init,omitempty"`
-	Restarts      int32  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+// ContainerStatus is one container of a pod, as v1.ContainerStatus has it.
+type ContainerStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It is one of the initContainers, sidecars included.
+	Init     bool  `protobuf:"varint,2,opt,name=init,proto3" json:"init,omitempty"`
+	Restarts int32 `protobuf:"varint,3,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// Types that are valid to be assigned to State:
+	//
+	//	*ContainerStatus_Waiting
+	//	*ContainerStatus_Running
+	//	*ContainerStatus_Terminated
+	State isContainerStatus_State `protobuf_oneof:"state"`
+	// The end of the run before, if it was restarted or is to be.
+	Last          *ContainerTerminated `protobuf:"bytes,7,opt,name=last,proto3" json:"last,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ContainerResult) Reset() {
-	*x = ContainerResult{}
+func (x *ContainerStatus) Reset() {
+	*x = ContainerStatus{}
 	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ContainerResult) String() string {
+func (x *ContainerStatus) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ContainerResult) ProtoMessage() {}
+func (*ContainerStatus) ProtoMessage() {}
 
-func (x *ContainerResult) ProtoReflect() protoreflect.Message {
+func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -752,67 +772,297 @@ func (x *ContainerResult) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
-func (*ContainerResult) Descriptor() ([]byte, []int) {
+// Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
+func (*ContainerStatus) Descriptor() ([]byte, []int) {
 	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{9}
 }
 
-func (x *ContainerResult) GetName() string {
+func (x *ContainerStatus) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *ContainerResult) GetExitCode() int32 {
-	if x != nil {
-		return x.ExitCode
-	}
-	return 0
-}
-
-func (x *ContainerResult) GetInit() bool {
+func (x *ContainerStatus) GetInit() bool {
 	if x != nil {
 		return x.Init
 	}
 	return false
 }
 
-func (x *ContainerResult) GetRestarts() int32 {
+func (x *ContainerStatus) GetRestarts() int32 {
 	if x != nil {
 		return x.Restarts
 	}
 	return 0
 }
 
-func (x *ContainerResult) GetReason() string {
+func (x *ContainerStatus) GetState() isContainerStatus_State {
+	if x != nil {
+		return x.State
+	}
+	return nil
+}
+
+func (x *ContainerStatus) GetWaiting() *ContainerWaiting {
+	if x != nil {
+		if x, ok := x.State.(*ContainerStatus_Waiting); ok {
+			return x.Waiting
+		}
+	}
+	return nil
+}
+
+func (x *ContainerStatus) GetRunning() *ContainerRunning {
+	if x != nil {
+		if x, ok := x.State.(*ContainerStatus_Running); ok {
+			return x.Running
+		}
+	}
+	return nil
+}
+
+func (x *ContainerStatus) GetTerminated() *ContainerTerminated {
+	if x != nil {
+		if x, ok := x.State.(*ContainerStatus_Terminated); ok {
+			return x.Terminated
+		}
+	}
+	return nil
+}
+
+func (x *ContainerStatus) GetLast() *ContainerTerminated {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+type isContainerStatus_State interface {
+	isContainerStatus_State()
+}
+
+type ContainerStatus_Waiting struct {
+	Waiting *ContainerWaiting `protobuf:"bytes,4,opt,name=waiting,proto3,oneof"`
+}
+
+type ContainerStatus_Running struct {
+	Running *ContainerRunning `protobuf:"bytes,5,opt,name=running,proto3,oneof"`
+}
+
+type ContainerStatus_Terminated struct {
+	Terminated *ContainerTerminated `protobuf:"bytes,6,opt,name=terminated,proto3,oneof"`
+}
+
+func (*ContainerStatus_Waiting) isContainerStatus_State() {}
+
+func (*ContainerStatus_Running) isContainerStatus_State() {}
+
+func (*ContainerStatus_Terminated) isContainerStatus_State() {}
+
+type ContainerWaiting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kubernetes' words: "PodInitializing", "ContainerCreating", "CrashLoopBackOff".
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainerWaiting) Reset() {
+	*x = ContainerWaiting{}
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerWaiting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerWaiting) ProtoMessage() {}
+
+func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerWaiting.ProtoReflect.Descriptor instead.
+func (*ContainerWaiting) Descriptor() ([]byte, []int) {
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ContainerWaiting) GetReason() string {
 	if x != nil {
 		return x.Reason
 	}
 	return ""
 }
 
-func (x *ContainerResult) GetMessage() string {
+func (x *ContainerWaiting) GetMessage() string {
 	if x != nil {
 		return x.Message
 	}
 	return ""
 }
 
+type ContainerRunning struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	StartedUnixNano int64                  `protobuf:"varint,1,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ContainerRunning) Reset() {
+	*x = ContainerRunning{}
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerRunning) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerRunning) ProtoMessage() {}
+
+func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerRunning.ProtoReflect.Descriptor instead.
+func (*ContainerRunning) Descriptor() ([]byte, []int) {
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ContainerRunning) GetStartedUnixNano() int64 {
+	if x != nil {
+		return x.StartedUnixNano
+	}
+	return 0
+}
+
+type ContainerTerminated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 128 + the signal's number after a signal.
+	ExitCode int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// The signal that ended the main process, 0 for none.
+	Signal int32 `protobuf:"varint,2,opt,name=signal,proto3" json:"signal,omitempty"`
+	// Kubernetes' words: "Completed", "Error", "OOMKilled", "StartError".
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The termination message, at most 4096 bytes; of a container that could not be started, why.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// 0 for a container that could not be started.
+	StartedUnixNano  int64 `protobuf:"varint,5,opt,name=started_unix_nano,json=startedUnixNano,proto3" json:"started_unix_nano,omitempty"`
+	FinishedUnixNano int64 `protobuf:"varint,6,opt,name=finished_unix_nano,json=finishedUnixNano,proto3" json:"finished_unix_nano,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ContainerTerminated) Reset() {
+	*x = ContainerTerminated{}
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainerTerminated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainerTerminated) ProtoMessage() {}
+
+func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainerTerminated.ProtoReflect.Descriptor instead.
+func (*ContainerTerminated) Descriptor() ([]byte, []int) {
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ContainerTerminated) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *ContainerTerminated) GetSignal() int32 {
+	if x != nil {
+		return x.Signal
+	}
+	return 0
+}
+
+func (x *ContainerTerminated) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ContainerTerminated) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ContainerTerminated) GetStartedUnixNano() int64 {
+	if x != nil {
+		return x.StartedUnixNano
+	}
+	return 0
+}
+
+func (x *ContainerTerminated) GetFinishedUnixNano() int64 {
+	if x != nil {
+		return x.FinishedUnixNano
+	}
+	return 0
+}
+
 // ReportAck: the fact of this report is durable. Reports of a pod are acknowledged in order.
 type ReportAck struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Phase         PodReport_Phase        `protobuf:"varint,3,opt,name=phase,proto3,enum=nightshift.agent.v1.PodReport_Phase" json:"phase,omitempty"`
-	Restarts      int32                  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Uid      string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Phase    PodReport_Phase        `protobuf:"varint,3,opt,name=phase,proto3,enum=nightshift.agent.v1.PodReport_Phase" json:"phase,omitempty"`
+	Restarts int32                  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// That of the report. 0 acknowledges by phase and restarts, and with it every report of the same or an earlier phase and no more restarts.
+	Revision      uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportAck) Reset() {
 	*x = ReportAck{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +1074,7 @@ func (x *ReportAck) String() string {
 func (*ReportAck) ProtoMessage() {}
 
 func (x *ReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +1087,7 @@ func (x *ReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAck.ProtoReflect.Descriptor instead.
 func (*ReportAck) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{10}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportAck) GetUid() string {
@@ -868,7 +1118,14 @@ func (x *ReportAck) GetRestarts() int32 {
 	return 0
 }
 
-// LogChunk is output of one container run, stdout and stderr as they came, in whole lines where the lines are not longer than a
+func (x *ReportAck) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// LogChunk is output of one container run, of init containers too, stdout and stderr as they came, in whole lines where the lines are not longer than a
 // chunk. Chunks of a run are contiguous.
 type LogChunk struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -886,7 +1143,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1155,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1168,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{11}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LogChunk) GetPodUid() string {
@@ -970,7 +1227,7 @@ type LogAck struct {
 
 func (x *LogAck) Reset() {
 	*x = LogAck{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1239,7 @@ func (x *LogAck) String() string {
 func (*LogAck) ProtoMessage() {}
 
 func (x *LogAck) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1252,7 @@ func (x *LogAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogAck.ProtoReflect.Descriptor instead.
 func (*LogAck) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{12}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LogAck) GetPodUid() string {
@@ -1069,7 +1326,7 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\x04stop\x18\x04 \x01(\v2\x19.nightshift.agent.v1.StopR\x04stop\"C\n" +
 	"\x04Stop\x12#\n" +
 	"\rgrace_seconds\x18\x01 \x01(\x03R\fgraceSeconds\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf6\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x92\x03\n" +
 	"\tPodReport\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12:\n" +
@@ -1077,9 +1334,10 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x1b\n" +
 	"\texit_code\x18\x05 \x01(\x05R\bexitCode\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\a \x01(\tR\amessage\x12D\n" +
+	"\amessage\x18\a \x01(\tR\amessage\x12\x1a\n" +
+	"\brevision\x18\b \x01(\x04R\brevision\x12D\n" +
 	"\n" +
-	"containers\x18\b \x03(\v2$.nightshift.agent.v1.ContainerResultR\n" +
+	"containers\x18\t \x03(\v2$.nightshift.agent.v1.ContainerStatusR\n" +
 	"containers\"T\n" +
 	"\x05Phase\x12\x15\n" +
 	"\x11PHASE_UNSPECIFIED\x10\x00\x12\f\n" +
@@ -1087,19 +1345,36 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\aRUNNING\x10\x02\x12\r\n" +
 	"\tSUCCEEDED\x10\x03\x12\n" +
 	"\n" +
-	"\x06FAILED\x10\x04\"\xa4\x01\n" +
-	"\x0fContainerResult\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
-	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12\x12\n" +
-	"\x04init\x18\x03 \x01(\bR\x04init\x12\x1a\n" +
-	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessage\"\x8b\x01\n" +
+	"\x06FAILED\x10\x04\"\xee\x02\n" +
+	"\x0fContainerStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04init\x18\x02 \x01(\bR\x04init\x12\x1a\n" +
+	"\brestarts\x18\x03 \x01(\x05R\brestarts\x12A\n" +
+	"\awaiting\x18\x04 \x01(\v2%.nightshift.agent.v1.ContainerWaitingH\x00R\awaiting\x12A\n" +
+	"\arunning\x18\x05 \x01(\v2%.nightshift.agent.v1.ContainerRunningH\x00R\arunning\x12J\n" +
+	"\n" +
+	"terminated\x18\x06 \x01(\v2(.nightshift.agent.v1.ContainerTerminatedH\x00R\n" +
+	"terminated\x12<\n" +
+	"\x04last\x18\a \x01(\v2(.nightshift.agent.v1.ContainerTerminatedR\x04lastB\a\n" +
+	"\x05state\"D\n" +
+	"\x10ContainerWaiting\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\">\n" +
+	"\x10ContainerRunning\x12*\n" +
+	"\x11started_unix_nano\x18\x01 \x01(\x03R\x0fstartedUnixNano\"\xd6\x01\n" +
+	"\x13ContainerTerminated\x12\x1b\n" +
+	"\texit_code\x18\x01 \x01(\x05R\bexitCode\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\x05R\x06signal\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12*\n" +
+	"\x11started_unix_nano\x18\x05 \x01(\x03R\x0fstartedUnixNano\x12,\n" +
+	"\x12finished_unix_nano\x18\x06 \x01(\x03R\x10finishedUnixNano\"\xa7\x01\n" +
 	"\tReportAck\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12:\n" +
 	"\x05phase\x18\x03 \x01(\x0e2$.nightshift.agent.v1.PodReport.PhaseR\x05phase\x12\x1a\n" +
-	"\brestarts\x18\x04 \x01(\x05R\brestarts\"\x99\x01\n" +
+	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\"\x99\x01\n" +
 	"\bLogChunk\x12\x17\n" +
 	"\apod_uid\x18\x01 \x01(\tR\x06podUid\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x18\n" +
@@ -1130,45 +1405,52 @@ func file_orchestrator_agent_wire_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_agent_wire_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_agent_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_orchestrator_agent_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_orchestrator_agent_wire_wire_proto_goTypes = []any{
-	(PodReport_Phase)(0),    // 0: nightshift.agent.v1.PodReport.Phase
-	(*JoinRequest)(nil),     // 1: nightshift.agent.v1.JoinRequest
-	(*JoinResponse)(nil),    // 2: nightshift.agent.v1.JoinResponse
-	(*FromAgent)(nil),       // 3: nightshift.agent.v1.FromAgent
-	(*Hello)(nil),           // 4: nightshift.agent.v1.Hello
-	(*ToAgent)(nil),         // 5: nightshift.agent.v1.ToAgent
-	(*Desired)(nil),         // 6: nightshift.agent.v1.Desired
-	(*DesiredPod)(nil),      // 7: nightshift.agent.v1.DesiredPod
-	(*Stop)(nil),            // 8: nightshift.agent.v1.Stop
-	(*PodReport)(nil),       // 9: nightshift.agent.v1.PodReport
-	(*ContainerResult)(nil), // 10: nightshift.agent.v1.ContainerResult
-	(*ReportAck)(nil),       // 11: nightshift.agent.v1.ReportAck
-	(*LogChunk)(nil),        // 12: nightshift.agent.v1.LogChunk
-	(*LogAck)(nil),          // 13: nightshift.agent.v1.LogAck
+	(PodReport_Phase)(0),        // 0: nightshift.agent.v1.PodReport.Phase
+	(*JoinRequest)(nil),         // 1: nightshift.agent.v1.JoinRequest
+	(*JoinResponse)(nil),        // 2: nightshift.agent.v1.JoinResponse
+	(*FromAgent)(nil),           // 3: nightshift.agent.v1.FromAgent
+	(*Hello)(nil),               // 4: nightshift.agent.v1.Hello
+	(*ToAgent)(nil),             // 5: nightshift.agent.v1.ToAgent
+	(*Desired)(nil),             // 6: nightshift.agent.v1.Desired
+	(*DesiredPod)(nil),          // 7: nightshift.agent.v1.DesiredPod
+	(*Stop)(nil),                // 8: nightshift.agent.v1.Stop
+	(*PodReport)(nil),           // 9: nightshift.agent.v1.PodReport
+	(*ContainerStatus)(nil),     // 10: nightshift.agent.v1.ContainerStatus
+	(*ContainerWaiting)(nil),    // 11: nightshift.agent.v1.ContainerWaiting
+	(*ContainerRunning)(nil),    // 12: nightshift.agent.v1.ContainerRunning
+	(*ContainerTerminated)(nil), // 13: nightshift.agent.v1.ContainerTerminated
+	(*ReportAck)(nil),           // 14: nightshift.agent.v1.ReportAck
+	(*LogChunk)(nil),            // 15: nightshift.agent.v1.LogChunk
+	(*LogAck)(nil),              // 16: nightshift.agent.v1.LogAck
 }
 var file_orchestrator_agent_wire_wire_proto_depIdxs = []int32{
 	4,  // 0: nightshift.agent.v1.FromAgent.hello:type_name -> nightshift.agent.v1.Hello
 	9,  // 1: nightshift.agent.v1.FromAgent.report:type_name -> nightshift.agent.v1.PodReport
-	12, // 2: nightshift.agent.v1.FromAgent.log:type_name -> nightshift.agent.v1.LogChunk
+	15, // 2: nightshift.agent.v1.FromAgent.log:type_name -> nightshift.agent.v1.LogChunk
 	9,  // 3: nightshift.agent.v1.Hello.pods:type_name -> nightshift.agent.v1.PodReport
 	6,  // 4: nightshift.agent.v1.ToAgent.desired:type_name -> nightshift.agent.v1.Desired
-	11, // 5: nightshift.agent.v1.ToAgent.report_ack:type_name -> nightshift.agent.v1.ReportAck
-	13, // 6: nightshift.agent.v1.ToAgent.log_ack:type_name -> nightshift.agent.v1.LogAck
+	14, // 5: nightshift.agent.v1.ToAgent.report_ack:type_name -> nightshift.agent.v1.ReportAck
+	16, // 6: nightshift.agent.v1.ToAgent.log_ack:type_name -> nightshift.agent.v1.LogAck
 	7,  // 7: nightshift.agent.v1.Desired.pods:type_name -> nightshift.agent.v1.DesiredPod
 	8,  // 8: nightshift.agent.v1.DesiredPod.stop:type_name -> nightshift.agent.v1.Stop
 	0,  // 9: nightshift.agent.v1.PodReport.phase:type_name -> nightshift.agent.v1.PodReport.Phase
-	10, // 10: nightshift.agent.v1.PodReport.containers:type_name -> nightshift.agent.v1.ContainerResult
-	0,  // 11: nightshift.agent.v1.ReportAck.phase:type_name -> nightshift.agent.v1.PodReport.Phase
-	1,  // 12: nightshift.agent.v1.ControlPlane.Join:input_type -> nightshift.agent.v1.JoinRequest
-	3,  // 13: nightshift.agent.v1.ControlPlane.Session:input_type -> nightshift.agent.v1.FromAgent
-	2,  // 14: nightshift.agent.v1.ControlPlane.Join:output_type -> nightshift.agent.v1.JoinResponse
-	5,  // 15: nightshift.agent.v1.ControlPlane.Session:output_type -> nightshift.agent.v1.ToAgent
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	10, // 10: nightshift.agent.v1.PodReport.containers:type_name -> nightshift.agent.v1.ContainerStatus
+	11, // 11: nightshift.agent.v1.ContainerStatus.waiting:type_name -> nightshift.agent.v1.ContainerWaiting
+	12, // 12: nightshift.agent.v1.ContainerStatus.running:type_name -> nightshift.agent.v1.ContainerRunning
+	13, // 13: nightshift.agent.v1.ContainerStatus.terminated:type_name -> nightshift.agent.v1.ContainerTerminated
+	13, // 14: nightshift.agent.v1.ContainerStatus.last:type_name -> nightshift.agent.v1.ContainerTerminated
+	0,  // 15: nightshift.agent.v1.ReportAck.phase:type_name -> nightshift.agent.v1.PodReport.Phase
+	1,  // 16: nightshift.agent.v1.ControlPlane.Join:input_type -> nightshift.agent.v1.JoinRequest
+	3,  // 17: nightshift.agent.v1.ControlPlane.Session:input_type -> nightshift.agent.v1.FromAgent
+	2,  // 18: nightshift.agent.v1.ControlPlane.Join:output_type -> nightshift.agent.v1.JoinResponse
+	5,  // 19: nightshift.agent.v1.ControlPlane.Session:output_type -> nightshift.agent.v1.ToAgent
+	18, // [18:20] is the sub-list for method output_type
+	16, // [16:18] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_agent_wire_wire_proto_init() }
@@ -1186,13 +1468,18 @@ func file_orchestrator_agent_wire_wire_proto_init() {
 		(*ToAgent_ReportAck)(nil),
 		(*ToAgent_LogAck)(nil),
 	}
+	file_orchestrator_agent_wire_wire_proto_msgTypes[9].OneofWrappers = []any{
+		(*ContainerStatus_Waiting)(nil),
+		(*ContainerStatus_Running)(nil),
+		(*ContainerStatus_Terminated)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_agent_wire_wire_proto_rawDesc), len(file_orchestrator_agent_wire_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

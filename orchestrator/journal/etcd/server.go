@@ -175,6 +175,8 @@ func config(options Options) (*embed.Config, error) {
 		c.QuotaBackendBytes = DefaultMaxBytes
 	}
 	c.TickMs, c.ElectionMs = tickMillis, electionMillis
+	// etcd warns from 0.1 s on, with the whole request; a laptop's disk is often that slow and nobody needs to know.
+	c.WarningApplyDuration = slowAppend
 	// Facts and framing, and the rest of the transaction.
 	c.MaxRequestBytes = journal.MaxBatchBytes * 3 / 2
 
@@ -185,6 +187,9 @@ func config(options Options) (*embed.Config, error) {
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
 	return c, nil
 }
+
+// slowAppend is when a transaction is worth a warning.
+const slowAppend = 2 * time.Second
 
 // forgetFull clears etcd's alarm that the store is full, which outlives the process. etcd raises it again by itself if it still is.
 func (s *server) forgetFull(ctx context.Context) error {

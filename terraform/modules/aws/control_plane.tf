@@ -25,6 +25,17 @@ locals {
     mv "$3.new" "$3"
   EOT
 
+  serve_script = <<-EOT
+    #!/bin/sh
+    # Serves, and tells the nodes by which address they reach this instance.
+    set -eu
+    metadata=http://169.254.169.254/latest
+    token=$(curl --fail --silent --show-error --retry 5 --request PUT --header "X-aws-ec2-metadata-token-ttl-seconds: 60" $metadata/api/token)
+    address=$(curl --fail --silent --show-error --retry 5 --header "X-aws-ec2-metadata-token: $token" $metadata/meta-data/local-ipv4)
+    exec /usr/local/bin/nightshift serve --data-dir ${local.data_dir} --listen 0.0.0.0:${local.api_port} \
+      --provider aws=/etc/nightshift/aws.json --agents-listen "$address:${local.agent_port}"
+  EOT
+
   unit = <<-EOT
     [Unit]
     Description=Nightshift control plane
@@ -33,7 +44,7 @@ locals {
 
     [Service]
     ExecStartPre=/etc/nightshift/mount
-    ExecStart=/usr/local/bin/nightshift serve --data-dir ${local.data_dir} --listen 0.0.0.0:${local.api_port} --provider aws=/etc/nightshift/aws.json
+    ExecStart=/etc/nightshift/serve
     Restart=always
     RestartSec=2
     TimeoutStartSec=900
@@ -54,6 +65,7 @@ locals {
       { path = "/etc/nightshift/aws.json", permissions = "0600", content = jsonencode(local.provider_config) },
       { path = "/etc/nightshift/mount", permissions = "0755", content = local.mount_script },
       { path = "/etc/nightshift/fetch", permissions = "0755", content = local.fetch_script },
+      { path = "/etc/nightshift/serve", permissions = "0755", content = local.serve_script },
       { path = "/etc/systemd/system/nightshift.service", permissions = "0644", content = local.unit },
     ]
     runcmd = concat([["systemctl", "daemon-reload"]], local.fetches)

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	restclient "k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"k8s.io/kubectl/pkg/cmd/describe"
+	"k8s.io/kubectl/pkg/cmd/get"
+	"k8s.io/kubectl/pkg/cmd/logs"
+	cmdutil "k8s.io/kubectl/pkg/cmd/util"
+
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
+)
+
+// kubectl's own commands, with their flags and forms of output, on what runs have left in a data directory.
+var inspections = []struct {
+	name, short, example string
+	command              func(cmdutil.Factory, genericiooptions.IOStreams) *cobra.Command
+}{
+	{"get", "List what runs have left in the data directory: jobs, pods, nodes, events, namespaces", `  # The Jobs of earlier runs
+  nightshift get jobs --all-namespaces
+
+  # The pods of one, and a whole object
+  nightshift get pods --selector job-name=night -o wide
+  nightshift get job night -o yaml`,
+		func(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+			return get.NewCmdGet("nightshift", f, streams)
+		}},
+	{"describe", "Show a Job or a pod with all that has happened to it", `  nightshift describe job night
+  nightshift describe pod night-7-x2v4k`,
+		func(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
+			return describe.NewCmdDescribe("nightshift", f, streams)
+		}},
+	{"logs", "Print what a pod has written", `  nightshift logs job/night
+  nightshift logs night-7-x2v4k --previous
+  nightshift logs --selector batch.kubernetes.io/job-completion-index=7 --tail 20`,
+		logs.NewCmdLogs},
+}
+
+func newInspections() []*cobra.Command {
+	var commands []*cobra.Command
+	for _, inspection := range inspections {
+		i := &inspector{}
+		streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
+		command := inspection.command(cmdutil.NewFactory(i), streams)
+		command.Short, command.Example = inspection.short, inspection.example
+		command.Long = inspection.short + ".\n\nThe command and its flags are kubectl's. While a run or a server works on the data directory, it is asked."
+		command.Flags().StringVarP(&i.namespace, "namespace", "n", "default", "namespace, which is the tenant")
+		command.Flags().StringVar(&i.dataDir, "data-dir", "", dataDirUsage)
+		// Flags that mean a cluster to kubectl.
+		for _, flag := range []string{"filename", "kustomize", "recursive", "raw"} {
+			if command.Flags().Lookup(flag) != nil {
+				_ = command.Flags().MarkHidden(flag) // it is there
+			}
+		}
+		command.PreRunE = func(command *cobra.Command, _ []string) error { return i.open(command.Context()) }
+		command.PostRunE = func(*cobra.Command, []string) error { return i.close() }
+		commands = append(commands, command)
+	}
+	cmdutil.BehaviorOnFatal(func(message string, status int) {
+		message = strings.TrimPrefix(strings.TrimSuffix(message, "\n"), "error: ")
+		fmt.Fprintln(os.Stderr, "nightshift:", message)
+		os.Exit(status)
+	})
+	return commands
+}
+
+// inspector is how kubectl's commands reach a data directory. It implements genericclioptions.RESTClientGetter.
+type inspector struct {
+	dataDir, namespace string
+
+	plane  *controlPlane
+	config *restclient.Config
+}
+
+var _ genericclioptions.RESTClientGetter = (*inspector)(nil)
+
+// open asks the one who works on the data directory, or else reads it.
+func (i *inspector) open(ctx context.Context) error {
+	dir, err := dataDir(i.dataDir)
+	if err != nil {
+		return usage(err)
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return usage(fmt.Errorf("no run has left anything here: %w; give another --data-dir", err))
+	}
+	i.config = &restclient.Config{Host: "http://localhost", QPS: -1}
+	if transport, ok := attach.Transport(dir); ok {
+		i.config.Transport = transport
+		return nil
+	}
+	i.plane, err = readControlPlane(ctx, dir)
+	if err != nil {
+		return asExit(err)
+	}
+	i.config.Transport = i.plane.transport(whoRuns())
+	return nil
+}
+
+func (i *inspector) close() error {
+	if i.plane == nil {
+		return nil
+	}
+	return asExit(i.plane.close())
+}
+
+// ToRESTConfig implements genericclioptions.RESTClientGetter.
+func (i *inspector) ToRESTConfig() (*restclient.Config, error) {
+	return restclient.CopyConfig(i.config), nil
+}
+
+// ToDiscoveryClient implements genericclioptions.RESTClientGetter.
+func (i *inspector) ToDiscoveryClient() (discovery.CachedDiscoveryInterface, error) {
+	client, err := discovery.NewDiscoveryClientForConfig(i.config)
+	if err != nil {
+		return nil, err
+	}
+	return memory.NewMemCacheClient(client), nil
+}
+
+// ToRESTMapper implements genericclioptions.RESTClientGetter.
+func (i *inspector) ToRESTMapper() (meta.RESTMapper, error) {
+	client, err := i.ToDiscoveryClient()
+	if err != nil {
+		return nil, err
+	}
+	mapper := restmapper.NewDeferredDiscoveryRESTMapper(client)
+	return restmapper.NewShortcutExpander(mapper, client, func(warning string) { fmt.Fprintln(os.Stderr, warning) }), nil
+}
+
+// ToRawKubeConfigLoader implements genericclioptions.RESTClientGetter.
+func (i *inspector) ToRawKubeConfigLoader() clientcmd.ClientConfig {
+	const name = "nightshift"
+	config := clientcmdapi.NewConfig()
+	config.Clusters[name] = &clientcmdapi.Cluster{Server: i.config.Host}
+	config.Contexts[name] = &clientcmdapi.Context{Cluster: name, Namespace: i.namespace}
+	config.CurrentContext = name
+	return clientcmd.NewDefaultClientConfig(*config, &clientcmd.ConfigOverrides{})
+}

@@ -1,0 +1,120 @@
+// Package attach lets a run join the control plane of another one that works on the same data directory.
+//
+// Whoever works on a data directory listens on a socket in it, which its owner alone can reach. The API is served there, to commands that look
+// at what is going on; and a run that finds another one at work sends it its Jobs and is sent back what to show. After an HTTP upgrade
+// one line of JSON is one message:
+//
+//	the run                          the control plane
+//	Visit ──────────────────────────►
+//	                                 ◄────────────────────────── message, many times
+//	{} at Ctrl-C ───────────────────►
+//	                                 ◄────────────────────────── message with the End
+//
+// A connection that breaks is an interruption without time to spare (ErrGone). What a Visit holds is never on record: an environment
+// holds secrets.
+package attach
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+
+	batchv1 "k8s.io/api/batch/v1"
+
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
+)
+
+// socketName is the socket's file in the data directory; visitPath is where runs attach, by the upgrade visitProtocol.
+const (
+	socketName    = "run.sock"
+	visitPath     = "/nightshift/run"
+	visitProtocol = "nightshift-run"
+)
+
+// Visit is what a run that attaches brings with it.
+type Visit struct {
+	Jobs []*batchv1.Job `json:"jobs"`
+	// Images of this run, NAME: EXECUTABLE.
+	Images map[string]string `json:"images"`
+	// Environ ("NAME=VALUE") and Dir are what the pods of this run's Jobs inherit.
+	Environ []string `json:"environ"`
+	Dir     string   `json:"dir"`
+	// Follow streams what the pods write.
+	Follow bool `json:"follow"`
+}
+
+// End is what a Visit came to.
+type End struct {
+	Ended []screen.Conclusion `json:"ended"`
+	// Error, in words, and the exit status for it; empty and 0 for none.
+	Error  string `json:"error,omitempty"`
+	Status int    `json:"status,omitempty"`
+	// Closing: the control plane takes nobody in any more; its data directory is free soon.
+	Closing bool `json:"closing,omitempty"`
+}
+
+// message is what a control plane sends; one of the fields is set.
+type message struct {
+	Change *screen.Change `json:"change,omitempty"`
+	Log    *logLine       `json:"log,omitempty"`
+	Tally  *screen.Tally  `json:"tally,omitempty"`
+	End    *End           `json:"end,omitempty"`
+}
+
+type logLine struct {
+	Pod  string `json:"pod"`
+	Line string `json:"line"`
+}
+
+var (
+	// ErrInterrupted is the cause of the end of a visit's context when the run was interrupted, and waits for its pods to end.
+	ErrInterrupted = errors.New("the run was interrupted")
+	// ErrGone is the cause when nobody is at the other end any more.
+	ErrGone = errors.New("the run is gone")
+	// ErrClosing says that the control plane takes nobody in any more.
+	ErrClosing = errors.New("the run that works there is ending")
+)
+
+// shortSocket opens the directory of the socket and gives a path to it that is short whatever the directory is called: names of sockets
+// hold 107 bytes (unix(7)).
+func shortSocket(dataDir string) (path string, dir *os.File, err error) {
+	if dir, err = os.Open(dataDir); err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketName), dir, nil
+}
+
+// Dial connects to the one who works on a data directory.
+func Dial(dataDir string) (net.Conn, error) {
+	path, dir, err := shortSocket(dataDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	return net.Dial("unix", path)
+}
+
+// listen opens the socket. The data directory's lock is held, so a socket that is there is left over.
+func listen(dataDir string) (net.Listener, error) {
+	path, dir, err := shortSocket(dataDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	file := filepath.Join(dataDir, socketName)
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	// The path by which it was opened means nothing later; the next owner of the directory removes the file.
+	listener.(*net.UnixListener).SetUnlinkOnClose(false)
+	if err := os.Chmod(file, 0o600); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	return listener, nil
+}

@@ -1,0 +1,142 @@
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Group is one run of a container: its processes and what they may use. It serves one run and is never used again: a group that was
+// killed kills what is made in it later, on some kernels. Its methods are called one after the other; Signal may be called at any time.
+type Group struct {
+	node   *Node
+	places []*place
+	dirs   []string
+	// unified is the directory in version 2, open; nil without one.
+	unified *os.File
+}
+
+// New makes a group. Limits that cannot be enforced here are left out, see Enforces.
+func (n *Node) New(limits Limits) (*Group, error) { return n.newGroup(n.places, limits) }
+
+func (n *Node) newGroup(places []*place, limits Limits) (*Group, error) {
+	g := &Group{node: n, places: places}
+	name := fmt.Sprintf("run-%d", n.groups.Add(1))
+	for _, p := range places {
+		dir := filepath.Join(p.dir, name)
+		if err := n.machine.mkdir(dir); err != nil {
+			return nil, errors.Join(fmt.Errorf("make a control group: %w", err), g.Remove())
+		}
+		g.dirs = append(g.dirs, dir)
+		if err := limits.set(p, dir); err != nil {
+			return nil, errors.Join(fmt.Errorf("limit a control group: %w", err), g.Remove())
+		}
+		if p.version != 2 {
+			continue
+		}
+		var err error
+		if g.unified, err = os.Open(dir); err != nil {
+			return nil, errors.Join(fmt.Errorf("open a control group: %w", err), g.Remove())
+		}
+	}
+	return g, nil
+}
+
+// Enter moves the calling thread so that a process that it forks is born in the group; leave moves it back. unified is the open
+// directory of version 2 into which the process is to be cloned, -1 for none. The thread must be locked to its goroutine.
+func (g *Group) Enter() (unified int, leave func() error, err error) {
+	unified = -1
+	if g.unified != nil {
+		unified = int(g.unified.Fd())
+	}
+	var home []string
+	leave = func() error {
+		var errs []error
+		for _, dir := range home {
+			errs = append(errs, enterThread(dir))
+		}
+		return errors.Join(errs...)
+	}
+	for i, p := range g.places {
+		if p.version != 1 {
+			continue
+		}
+		if err := enterThread(g.dirs[i]); err != nil {
+			return -1, nil, errors.Join(fmt.Errorf("enter a control group: %w", err), leave())
+		}
+		home = append(home, p.own)
+	}
+	return unified, leave, nil
+}
+
+// enterThread moves the calling thread into a group of version 1; 0 stands for it (cgroup-v1/cgroups.rst).
+func enterThread(dir string) error { return write(filepath.Join(dir, "tasks"), "0") }
+
+// OOMKilled says whether the kernel has killed a process of the group because the group had no memory left.
+func (g *Group) OOMKilled() (bool, error) {
+	for i, p := range g.places {
+		if !slices.Contains(p.enabled, memory) {
+			continue
+		}
+		file := "memory.events"
+		if p.version == 1 {
+			file = "memory.oom_control"
+		}
+		text, err := os.ReadFile(filepath.Join(g.dirs[i], file))
+		if err != nil {
+			return false, err
+		}
+		for line := range strings.Lines(string(text)) {
+			if count, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+				kills, err := strconv.ParseInt(count, 10, 64)
+				return kills > 0, err
+			}
+		}
+		return false, fmt.Errorf("%s of a control group does not count kills", file)
+	}
+	return false, nil
+}
+
+// HoldsAll says that there is a control group, so that Kill ends everything that the run has started; but what was moved out of it, which
+// takes the right to write to the control groups.
+func (g *Group) HoldsAll() bool { return len(g.dirs) > 0 }
+
+// Kill kills every process of the group and returns when none runs.
+func (g *Group) Kill() error {
+	var errs []error
+	for _, dir := range g.dirs {
+		errs = append(errs, killTree(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// Signal kills as Kill does and does not wait.
+func (g *Group) Signal() error {
+	var errs []error
+	for _, dir := range g.dirs {
+		errs = append(errs, signalTree(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// Remove kills what is left of the group and removes it.
+func (g *Group) Remove() error {
+	var errs []error
+	if g.unified != nil {
+		errs = append(errs, g.unified.Close())
+		g.unified = nil
+	}
+	for _, dir := range g.dirs {
+		errs = append(errs, g.node.machine.removeTree(dir))
+	}
+	return errors.Join(errs...)
+}
+
+// isMissing says that a file of a group, or the group, is not there.
+func isMissing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENODEV) }

@@ -1,0 +1,190 @@
+// Package cgroup bounds what a container's processes may use of the machine, and finds all of them, by the kernel's control groups.
+//
+// A Node is the agent's part of the control groups: one directory in each hierarchy that serves it, and below it a Group for each run of
+// a container. It takes what is there: version 2, version 1, or both (then version 2 has no controllers, and still can kill a whole group
+// at once). Where a controller is nowhere to be had or may not be used, limits of its kind are not enforced, and Missing says why:
+// a machine where they are not is a place to run pods all the same, as a developer's own.
+//
+// A process is in its group from its first moment. With version 2 the kernel makes it there (CLONE_INTO_CGROUP, clone3(2)). In version 1
+// a child is born where the thread is that forks it, and threads move one by one: the thread that starts processes enters the
+// group, forks, and leaves again. Either way there is no moment in which the process, or a child of it, could be elsewhere, and no
+// second executable in between. The process may leave its group if the agent's user may write there: nothing here contains it.
+//
+// What the node has made it removes at its end (Close). After a crash the guardian does it, or the next agent of the machine: each
+// directory is locked by its node, and Sweep kills and removes what nobody holds the lock of.
+//
+// Linux 5.9 or later; cgroup.kill, which is used where it is, came with 5.14.
+package cgroup
+
+import (
+	"cmp"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync/atomic"
+)
+
+// prefix of the directories that nodes make, so that they know each other's, and nodeName, all of such a name: what is swept has to be a node's
+// beyond doubt, and a service that is called nightshift has a group too.
+const prefix = "nightshift_node_"
+
+var nodeName = regexp.MustCompile(`^` + prefix + `[a-z2-7]{26}-[0-9]+$`)
+
+// Node is the agent's part of the machine's control groups; the zero Node has none. Safe for concurrent use.
+type Node struct {
+	machine machine
+	places  []*place
+	// missing says of each controller that cannot be used why, where more is known than that it is not.
+	missing map[string]error
+	warn    func(error)
+	// groups counts those that were made, for their names.
+	groups atomic.Int64
+}
+
+// Open takes a part of the machine's control groups, after a Sweep. It always returns a Node, also where there are none. What fails later and
+// stops nobody is told to warn.
+func Open(warn func(error)) *Node { return open(thisMachine(), warn) }
+
+func open(m machine, warn func(error)) *Node {
+	n := &Node{machine: m, missing: map[string]error{}, warn: warn}
+	found, err := m.hierarchies()
+	if err != nil {
+		err = fmt.Errorf("look for control groups: %w", err)
+	} else {
+		err = errors.New("no control groups with this controller are mounted")
+	}
+	for _, controller := range wanted() {
+		n.missing[controller] = err
+	}
+	name := prefix + strings.ToLower(rand.Text())
+	for _, h := range found {
+		for _, err := range m.sweep(h) {
+			warn(err)
+		}
+		p, err := m.settle(h, name, h.wantedControllers())
+		if p != nil && h.version == 1 {
+			// Moving there and back is tried, since several rights are needed.
+			if probeErr := n.probe(p); probeErr != nil {
+				err = probeErr
+				warn(n.release(p))
+				p = nil
+			}
+		}
+		if p != nil {
+			n.places = append(n.places, p)
+		}
+		for _, controller := range h.wantedControllers() {
+			n.missing[controller] = err
+		}
+	}
+	return n
+}
+
+func (h hierarchy) wantedControllers() []string {
+	return slices.DeleteFunc(wanted(), func(c string) bool { return !slices.Contains(h.controllers, c) })
+}
+
+// Missing says which limits this node cannot enforce, and why, in one line; "" when it can enforce all.
+func (n *Node) Missing() string {
+	var parts []string
+	for _, controller := range wanted() {
+		if !n.has(controller) {
+			err := cmp.Or(n.missing[controller], errNotLooked)
+			parts = append(parts, controller+" limits are not enforced on this node: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+var errNotLooked = errors.New("it uses no control groups")
+
+// Enforces says whether the node can enforce the limits that are set.
+func (n *Node) Enforces(l Limits) bool {
+	return (l.CPUMillis == 0 || n.has(cpu)) && (l.MemoryBytes == 0 || n.has(memory))
+}
+
+func (n *Node) has(controller string) bool {
+	return slices.ContainsFunc(n.places, func(p *place) bool { return slices.Contains(p.enabled, controller) })
+}
+
+// probe moves a thread into a group of the place and back.
+func (n *Node) probe(p *place) error {
+	g, err := n.newGroup([]*place{p}, Limits{})
+	if err != nil {
+		return err
+	}
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // And never unlocked: a thread that could not move back ends with the goroutine.
+		_, leave, err := g.Enter()
+		if err == nil {
+			err = leave()
+		}
+		result <- err
+	}()
+	err = <-result
+	return errors.Join(err, g.Remove())
+}
+
+// Close kills what is left in the node's groups and removes them. New groups fail from then on.
+func (n *Node) Close() error {
+	var errs []error
+	for _, p := range n.places {
+		errs = append(errs, n.release(p))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Node) release(p *place) error {
+	err := n.machine.removeTree(p.dir)
+	return errors.Join(err, p.lock.Close())
+}
+
+// Sweep kills and removes what nodes that are gone have left, where this process would make its own. It returns when nothing of
+// theirs runs any more.
+func Sweep() error {
+	m := thisMachine()
+	found, err := m.hierarchies()
+	errs := []error{err}
+	for _, h := range found {
+		errs = append(errs, m.sweep(h)...)
+	}
+	return errors.Join(errs...)
+}
+
+// sweep looks from the process's own group upwards, where version 2 may have put a node.
+func (m machine) sweep(h hierarchy) (errs []error) {
+	for base := h.own; ; base = filepath.Dir(base) {
+		left, err := filepath.Glob(filepath.Join(escapeGlob(base), prefix+"*"))
+		if err != nil {
+			errs = append(errs, err)
+		}
+		for _, dir := range left {
+			if !nodeName.MatchString(filepath.Base(dir)) {
+				continue
+			}
+			p := place{dir: dir}
+			switch err := p.hold(); {
+			case isSwept(err), errors.Is(err, os.ErrPermission):
+				// Its node lives, another has swept it, or it is another user's.
+			case err != nil:
+				errs = append(errs, err)
+			default:
+				errs = append(errs, m.removeTree(dir), p.lock.Close())
+			}
+		}
+		if h.version == 1 || base == h.mount {
+			return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+		}
+	}
+}
+
+func escapeGlob(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
