@@ -110,6 +110,7 @@ func decodeJob(encoded []byte, seq uint64) *batchv1.Job {
 // updateJob replaces the object. Pods that were made keep the template that they were made of.
 func (s *State) updateJob(updated *event.JobUpdated) {
 	owner := s.touchJob(updated.GetUid())
+	owner.admission = nil
 	object := decodeJob(updated.GetJob(), s.Seq)
 	if !apiequality.Semantic.DeepEqual(object.Spec.Template, owner.template.Object.Spec.Template) {
 		owner.use(object)
@@ -222,6 +223,7 @@ func (s *State) loseNode(node *Node) {
 	s.wakeNode(node, time.Time{})
 	delete(s.work.stray, node)
 	delete(s.Nodes, node.Name)
+	s.forgetUntold(node)
 	delete(s.instances, instanceKey{node.Provider, node.InstanceID})
 	// What was refused may be had again, now that one is given back.
 	if key := (offerKey{node.Provider, node.Offer.GetId()}); !s.pauses[key].until.IsZero() {
@@ -266,7 +268,7 @@ func (s *State) observeOffers(provider string, offers []*event.Offer) {
 		offer := placementOffer(provider, known)
 		delete(s.taken, offer.Pool())
 	}
-	s.Offers[provider] = offers
+	s.Offers[provider], s.offered = offers, s.Seq
 	s.work.place = true
 }
 
@@ -295,6 +297,7 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 			Capacity: offer.GetResources(), coming: true, Launched: s.Now, IdleSince: s.Now, Accrued: s.Now, Version: s.Seq,
 		}
 		s.Nodes[node.Name] = node
+		s.told.changed[node.Name] = true
 		s.instances[instanceKey{node.Provider, node.InstanceID}] = node.Name
 		on := placementOffer(launch.Provider, offer)
 		s.fleet.Come(&on, 1)
@@ -363,12 +366,18 @@ func (s *State) touchJob(uid string) *Job {
 	return owner
 }
 
-func (s *State) touchNode(name string) *Node {
+func (s *State) mustNode(name string) *Node {
 	node, ok := s.Nodes[name]
 	if !ok {
 		panic(fmt.Sprintf("engine: fact %d names node %q, which does not exist", s.Seq, name))
 	}
+	return node
+}
+
+func (s *State) touchNode(name string) *Node {
+	node := s.mustNode(name)
 	node.Version = s.Seq
+	s.told.changed[name] = true
 	s.markRelease(node)
 	s.work.place = true
 	return node

@@ -57,10 +57,7 @@ func (s *State) createPod(created *event.PodCreated) {
 		copy(pod.suffix[:], name[len(prefix):])
 	} else {
 		pod.flags |= oddName
-		if owner.oddNames == nil {
-			owner.oddNames = make(map[int32]string)
-		}
-		owner.oddNames[pod.ordinal] = name
+		pod.cold().oddName = name
 	}
 	owner.pods = append(owner.pods, pod)
 	owner.live.add(pod)
@@ -79,7 +76,9 @@ func (s *State) createPod(created *event.PodCreated) {
 }
 
 func (s *State) bindPod(bound *event.PodBound) {
-	pod, node := s.touchPod(bound.GetUid()), s.touchNode(bound.GetNode())
+	pod, node := s.touchPod(bound.GetUid()), s.mustNode(bound.GetNode())
+	node.Version = s.Seq
+	s.markRelease(node)
 	owner := pod.Job()
 	s.charge(node)
 	pod.node, pod.bound, pod.Epoch, pod.why = node, s.Now.UnixNano(), bound.GetEpoch(), nil
@@ -88,7 +87,7 @@ func (s *State) bindPod(bound *event.PodBound) {
 	node.pods, node.shares = append(node.pods, pod), append(node.shares, pod.template.shareOf(node))
 	node.paid, node.onDemand = append(node.paid, 0), append(node.onDemand, 0)
 	s.fleet.Take(node.Name, s.classOf(pod.template))
-	node.assigned = nil
+	s.touchHeld(node)
 	s.pay(node, owner)
 	if !node.Open() || s.Closed != "" {
 		s.markEvict(node)
@@ -245,7 +244,7 @@ func (s *State) touchPod(uid string) *Pod {
 	pod.Version = s.Seq
 	pod.Job().Version = s.Seq
 	if pod.node != nil {
-		pod.node.assigned = nil
+		s.touchHeld(pod.node)
 	}
 	return pod
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -61,6 +62,26 @@ func benchmarkEngine(b *testing.B, pods int) {
 	b.ReportMetric(float64(bytes)/(1<<20), "MiB")
 	if want := 4 * b.N; facts != want {
 		b.Fatalf("%d facts came of %d pods that ended, want %d", facts, b.N, want)
+	}
+}
+
+// BenchmarkEffects lists the effects after each pod that ends, as a writer does that is not pressed.
+func BenchmarkEffects(b *testing.B) {
+	for _, pods := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprintf("%dk", pods/1000), func(b *testing.B) {
+			w := newBusy(b, pods)
+			w.state.Effects()
+			running := slices.Collect(w.state.Pods())
+			b.ResetTimer()
+			for range b.N {
+				at := w.random.IntN(len(running))
+				pod := running[at]
+				owner := pod.Job()
+				w.do(ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: pod.Epoch, Phase: ReportSucceeded})
+				running[at] = owner.pods[len(owner.pods)-1]
+				w.state.Effects()
+			}
+		})
 	}
 }
 

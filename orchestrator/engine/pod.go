@@ -48,7 +48,7 @@ const podSuffix = 5
 type podFlags uint8
 
 const (
-	// oddName: the name is not made of the Job's and a suffix, and kept apart.
+	// oddName: the name is not made of the Job's and a suffix.
 	oddName podFlags = 1 << iota
 	// evictionPending: it is being stopped because its node goes away.
 	evictionPending
@@ -64,6 +64,8 @@ type ending struct {
 	stopping, finished int64
 	grace              int64
 	exits              []job.Exit
+	// oddName of a pod that has one.
+	oddName string
 	// charge is what the pod has cost, when it has ended.
 	charge   ledger.Charge
 	exitCode int32
@@ -144,7 +146,7 @@ func (p *Pod) Namespace() string { return p.template.job.Namespace }
 func (p *Pod) Name() string {
 	owner := p.Job()
 	if p.flags&oddName != 0 {
-		return owner.oddNames[p.ordinal]
+		return p.end.oddName
 	}
 	var room [72]byte
 	return string(append(job.AppendPodPrefix(room[:0], owner.Name.Name, p.Index), p.suffix[:]...))

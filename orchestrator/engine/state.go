@@ -70,6 +70,9 @@ type State struct {
 	// lastWhy is shared by pods for which the same was said in a row.
 	lastWhy *why
 	work    work
+	told    told
+	// offered is the number of the fact that observed offers last.
+	offered uint64
 	// split is room for charge.
 	split []ledger.Amount
 }
@@ -137,11 +140,11 @@ type Job struct {
 	// begun holds the indexes that had a pod, again how many those had that had more than one.
 	begun job.IndexSet
 	again map[int32]int32
-	// oddNames of pods by ordinal.
-	oddNames map[int32]string
 	// paying are the nodes that it pays for while they are empty, not those that are given back; launches those under way for it.
 	paying   map[*Node]bool
 	launches int
+	// admission is what policy was asked; nil before.
+	admission *offeredAdmission
 	// wake is when its timer rings.
 	wake  time.Time
 	marks marks
@@ -240,8 +243,6 @@ type Node struct {
 	payer *Job
 	// coming: it is counted among those on their way.
 	coming bool
-	// assigned is what Effects told last; nil when it has changed.
-	assigned []Assignment
 	// due is when its timer rings.
 	due   time.Time
 	marks marks
@@ -282,6 +283,7 @@ func NewState() *State {
 		pauses:    make(map[offerKey]pause),
 		instances: make(map[instanceKey]string),
 		work:      work{stray: make(map[*Node]bool)},
+		told:      told{changed: make(map[string]bool), held: make(map[string]bool)},
 	}
 }
 

@@ -41,29 +41,45 @@ const (
 func (s *State) markAdvance(owner *Job) {
 	if owner.marks&markAdvance == 0 {
 		owner.marks |= markAdvance
-		s.work.advance = append(s.work.advance, owner)
+		s.work.advance = append(s.marked(s.work.advance), owner)
 	}
 }
 
 func (s *State) markEnds(owner *Job) {
 	if owner.marks&markEnds == 0 && (owner.Ended() || !owner.DeletionRequested.IsZero()) {
 		owner.marks |= markEnds
-		s.work.ends = append(s.work.ends, owner)
+		s.work.ends = append(s.marked(s.work.ends), owner)
 	}
 }
 
 func (s *State) markEvict(node *Node) {
 	if node.marks&markEvict == 0 {
 		node.marks |= markEvict
-		s.work.evict = append(s.work.evict, node)
+		s.work.evict = append(s.markedNodes(s.work.evict), node)
 	}
 }
 
 func (s *State) markRelease(node *Node) {
 	if node.marks&markRelease == 0 {
 		node.marks |= markRelease
-		s.work.release = append(s.work.release, node)
+		s.work.release = append(s.markedNodes(s.work.release), node)
 	}
+}
+
+// marked drops the Jobs that are there no more, once there are very many: a state that only follows a log never takes its marks away.
+func (s *State) marked(jobs []*Job) []*Job {
+	if len(jobs) < 2*len(s.Jobs)+64 {
+		return jobs
+	}
+	return slices.DeleteFunc(jobs, func(owner *Job) bool { return s.Jobs[owner.UID] != owner })
+}
+
+// markedNodes does the same for nodes.
+func (s *State) markedNodes(nodes []*Node) []*Node {
+	if len(nodes) < 2*len(s.Nodes)+64 {
+		return nodes
+	}
+	return slices.DeleteFunc(nodes, func(node *Node) bool { return s.Nodes[node.Name] != node })
 }
 
 // markAll is for facts that concern everything.

@@ -180,34 +180,35 @@ func (c *cloud) reconcile() {
 }
 
 // assign tells the agents which pods they shall hold. What an agent does about it takes its time.
-func (c *cloud) assign(assignments map[string][]engine.Assignment) {
+func (c *cloud) assign(assignments engine.Assignments) {
 	for _, id := range slices.Sorted(maps.Keys(c.instances)) {
 		each := c.instances[id]
 		if !each.alive || each.node == "" {
 			continue
 		}
 		wanted := make(map[string]bool)
-		for _, assignment := range assignments[each.node] {
-			wanted[assignment.Pod.UID] = true
-			c.hold(each, assignment)
+		held := assignments.Of(each.node)
+		for i := range held {
+			wanted[held[i].UID()] = true
+			c.hold(each, &held[i])
 		}
 		maps.DeleteFunc(each.attempts, func(uid string, _ *attempt) bool { return !wanted[uid] })
 	}
 }
 
 // hold starts a pod that is new, and ends one that is to end.
-func (c *cloud) hold(each *instance, assignment engine.Assignment) {
+func (c *cloud) hold(each *instance, assignment *engine.Assignment) {
 	w := c.world
-	known, ok := each.attempts[assignment.Pod.UID]
-	if !ok || known.epoch != assignment.Epoch {
-		known = &attempt{uid: assignment.Pod.UID, epoch: assignment.Epoch}
+	known, ok := each.attempts[assignment.UID()]
+	if !ok || known.epoch != assignment.Epoch() {
+		known = &attempt{uid: assignment.UID(), epoch: assignment.Epoch()}
 		each.attempts[known.uid] = known
 		w.later(w.between(0, 5*time.Second), func() { c.report(each, known, engine.ReportRunning, 0) })
 		w.later(w.between(6*time.Second, 3*time.Minute), func() { c.finish(each, known) })
 	}
-	if !assignment.Pod.Stopping.IsZero() && !known.stopping {
+	if _, grace, _, stops := assignment.Stop(); stops && !known.stopping {
 		known.stopping = true
-		w.later(w.between(0, time.Duration(assignment.Pod.GraceSeconds)*time.Second), func() { c.report(each, known, engine.ReportFailed, 143) })
+		w.later(w.between(0, time.Duration(grace)*time.Second), func() { c.report(each, known, engine.ReportFailed, 143) })
 	}
 }
 
