@@ -44,8 +44,7 @@ func benchmarkEngine(b *testing.B, pods int) {
 	var memory runtime.MemStats
 	runtime.ReadMemStats(&memory)
 	allocated := memory.Mallocs
-	b.ResetTimer()
-	for range b.N {
+	for b.Loop() {
 		at := w.random.IntN(len(running))
 		pod := running[at]
 		owner := pod.Job()
@@ -54,7 +53,6 @@ func benchmarkEngine(b *testing.B, pods int) {
 		facts += len(w.do(ReportPod{Node: next.Node(), UID: next.UID(), Epoch: next.Epoch, Phase: ReportRunning}))
 		running[at] = next
 	}
-	b.StopTimer()
 	runtime.ReadMemStats(&memory)
 	b.ReportMetric(float64(facts)/b.Elapsed().Seconds(), "facts/s")
 	b.ReportMetric(float64(memory.Mallocs-allocated)/float64(facts), "allocs/fact")
@@ -72,8 +70,7 @@ func BenchmarkEffects(b *testing.B) {
 			w := newBusy(b, pods)
 			w.state.Effects()
 			running := slices.Collect(w.state.Pods())
-			b.ResetTimer()
-			for range b.N {
+			for b.Loop() {
 				at := w.random.IntN(len(running))
 				pod := running[at]
 				owner := pod.Job()
@@ -150,6 +147,25 @@ func (w *busy) do(command Command) []*event.Fact {
 		w.t.Fatalf("%T: %v", command, err)
 	}
 	return facts
+}
+
+// A command of a state with ten times as many pods, Jobs and nodes does not make ten times as many things.
+func TestACommandDoesNotCostMoreWhereThereIsMore(t *testing.T) {
+	cost := func(pods int) float64 {
+		w := newBusy(t, pods)
+		running := slices.Collect(w.state.Pods())
+		return testing.AllocsPerRun(200, func() {
+			at := w.random.IntN(len(running))
+			pod := running[at]
+			owner := pod.Job()
+			w.do(ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: pod.Epoch, Phase: ReportSucceeded})
+			running[at] = owner.pods[len(owner.pods)-1]
+			w.state.Effects()
+		})
+	}
+	if few, many := cost(2_000), cost(20_000); many > 1.5*few+20 {
+		t.Errorf("a pod that ends allocates %.0f times where there are 2,000, and %.0f times where there are 20,000", few, many)
+	}
 }
 
 // TestALivePodIsSmall holds the floor of the benchmark in a size that a test can afford: a million live pods in 300 MB.

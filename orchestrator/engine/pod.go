@@ -221,7 +221,7 @@ func (p *Pod) Render() job.Pod {
 	why := p.reason()
 	rendered := job.Pod{
 		UID: p.UID(), Name: p.Name(), Index: p.Index, Attempt: p.Attempt, Created: timeOf(p.created),
-		Bound: timeOf(p.bound), Started: timeOf(p.started), Released: p.flags&released != 0, Outcome: p.Outcome, Restarts: p.Restarts,
+		Bound: timeOf(p.bound), Started: timeOf(p.started), Evicting: p.flags&evictionPending != 0, Released: p.flags&released != 0, Outcome: p.Outcome, Restarts: p.Restarts,
 		Reason: why.reason, Message: why.message, Node: p.Node(),
 	}
 	if end := p.end; end != nil {

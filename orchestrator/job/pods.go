@@ -137,6 +137,8 @@ type Pod struct {
 	Stopping time.Time
 	// GraceSeconds that it was given to end.
 	GraceSeconds int64
+	// Evicting: it was told to end because it is taken away.
+	Evicting bool
 	// Released: it has given up its place, and how it ends counts for nothing.
 	Released bool
 	Outcome  Outcome
