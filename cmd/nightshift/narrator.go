@@ -145,5 +145,5 @@ func (n *narrator) CostOf(podUID string) (micros int64, known bool) {
 	if !known {
 		return 0, false
 	}
-	return pod.Charge.Paid.Micros(), true
+	return pod.Charge().Paid.Micros(), true
 }

@@ -93,7 +93,7 @@ func (s *State) createJob(created *event.JobCreated) {
 		UID: created.GetUid(), Name: Name{object.Namespace, created.GetName()}, Object: object, Digest: created.GetSpecDigest(), User: created.GetUser(),
 		Spec: job.SpecOf(object), Version: s.Seq, Created: s.Now, again: make(map[int32]int32), paying: make(map[*Node]bool),
 	}
-	owner.template = &Template{Template: job.TemplateOf(object), job: owner, Object: object}
+	owner.use(object)
 	s.Jobs[owner.UID] = owner
 	s.JobNames[owner.Name] = owner.UID
 	s.undecided[owner] = true
@@ -110,9 +110,10 @@ func decodeJob(encoded []byte, seq uint64) *batchv1.Job {
 // updateJob replaces the object. Pods that were made keep the template that they were made of.
 func (s *State) updateJob(updated *event.JobUpdated) {
 	owner := s.touchJob(updated.GetUid())
+	owner.admission = nil
 	object := decodeJob(updated.GetJob(), s.Seq)
 	if !apiequality.Semantic.DeepEqual(object.Spec.Template, owner.template.Object.Spec.Template) {
-		owner.template = &Template{Template: job.TemplateOf(object), job: owner, Object: object}
+		owner.use(object)
 	}
 	before := owner.Spec.Completions
 	owner.Object, owner.Spec, owner.Digest = object, job.SpecOf(object), updated.GetSpecDigest()
@@ -120,6 +121,12 @@ func (s *State) updateJob(updated *event.JobUpdated) {
 		owner.Progress.Resize(owner.Spec.Completions)
 	}
 	owner.Counts.Recount()
+}
+
+// use makes new pods of the object's template.
+func (j *Job) use(object *batchv1.Job) {
+	j.template = &Template{Template: job.TemplateOf(object), job: j, Object: object}
+	j.templates = append(j.templates, j.template)
 }
 
 func (s *State) setCondition(set *event.JobConditionSet) {
@@ -132,6 +139,7 @@ func (s *State) setCondition(set *event.JobConditionSet) {
 	}
 	if owner.Ended() {
 		s.stopsRunning(owner)
+		s.forgetClasses(owner)
 	}
 }
 
@@ -152,6 +160,8 @@ func (s *State) removeJob(uid string) {
 	delete(s.Jobs, uid)
 	delete(s.JobNames, owner.Name)
 	delete(s.undecided, owner)
+	delete(s.waiting, owner)
+	s.forgetClasses(owner)
 	s.wakeJob(owner, time.Time{})
 	for node := range owner.paying {
 		s.markRelease(node)
@@ -167,15 +177,21 @@ func (s *State) applyToNode(fact *event.Fact) bool {
 	case *event.Fact_NodeJoined:
 		node := s.touchNode(body.NodeJoined.GetNode())
 		node.Joined, node.IdleSince = s.Now, s.Now
+		s.arrive(node)
+		if node.Open() {
+			s.fleet.Join(node.Name, machineOf(node.Provider, node.Offer), node.Capacity)
+		}
 	case *event.Fact_NodeNoticed:
 		node := s.touchNode(body.NodeNoticed.GetNode())
 		node.Noticed, node.Deadline = s.Now, time.Unix(0, body.NodeNoticed.GetDeadlineUnixNano()).UTC()
 		s.markEvict(node)
+		s.close(node)
 	case *event.Fact_NodeReleaseIntended:
 		node := s.touchNode(body.NodeReleaseIntended.GetNode())
 		s.charge(node)
 		node.Released, node.ReleaseReason = s.Now, body.NodeReleaseIntended.GetReason()
 		s.pay(node, nil)
+		s.close(node)
 	case *event.Fact_NodeGone:
 		s.loseNode(s.touchNode(body.NodeGone.GetNode()))
 	default:
@@ -195,6 +211,7 @@ func (s *State) intendLaunch(intended *event.LaunchIntended, tenant string) {
 	}
 	offer := placementOffer(intended.GetProvider(), intended.GetOffers()[0])
 	s.taken[offer.Pool()] += int64(intended.GetCount())
+	s.fleet.Come(&offer, int64(intended.GetCount()))
 	s.work.place = true
 }
 
@@ -202,15 +219,32 @@ func (s *State) intendLaunch(intended *event.LaunchIntended, tenant string) {
 func (s *State) loseNode(node *Node) {
 	s.charge(node)
 	s.pay(node, nil)
+	s.close(node)
 	s.wakeNode(node, time.Time{})
 	delete(s.work.stray, node)
 	delete(s.Nodes, node.Name)
+	s.forgetUntold(node)
 	delete(s.instances, instanceKey{node.Provider, node.InstanceID})
 	// What was refused may be had again, now that one is given back.
 	if key := (offerKey{node.Provider, node.Offer.GetId()}); !s.pauses[key].until.IsZero() {
 		s.pauses[key] = pause{refusals: s.pauses[key].refusals}
 	}
 	s.work.place = true
+}
+
+// close takes the node out of those that take pods.
+func (s *State) close(node *Node) {
+	s.arrive(node)
+	s.fleet.Leave(node.Name)
+}
+
+// arrive notes that the node is on its way no more.
+func (s *State) arrive(node *Node) {
+	if node.coming {
+		offer := placementOffer(node.Provider, node.Offer)
+		s.fleet.Come(&offer, -1)
+		node.coming = false
+	}
 }
 
 // pay notes which Job pays for the node while it is empty; nil ends it.
@@ -234,7 +268,7 @@ func (s *State) observeOffers(provider string, offers []*event.Offer) {
 		offer := placementOffer(provider, known)
 		delete(s.taken, offer.Pool())
 	}
-	s.Offers[provider] = offers
+	s.Offers[provider], s.offered = offers, s.Seq
 	s.work.place = true
 }
 
@@ -244,6 +278,8 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 		panic(fmt.Sprintf("engine: fact %d settles launch %q, which is not open", s.Seq, settled.GetKey()))
 	}
 	delete(s.Launches, launch.Key)
+	asked := placementOffer(launch.Provider, launch.Offers[0])
+	s.fleet.Come(&asked, -int64(launch.Count))
 	payer := s.Jobs[launch.JobUID]
 	if payer != nil {
 		payer.launches--
@@ -258,10 +294,13 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 		}
 		node := &Node{
 			Name: launched.GetNode(), Provider: launch.Provider, InstanceID: launched.GetInstanceId(), LaunchKey: launch.Key, Offer: offer,
-			Capacity: offer.GetResources(), free: offer.GetResources(), Launched: s.Now, IdleSince: s.Now, Accrued: s.Now, Version: s.Seq,
+			Capacity: offer.GetResources(), coming: true, Launched: s.Now, IdleSince: s.Now, Accrued: s.Now, Version: s.Seq,
 		}
 		s.Nodes[node.Name] = node
+		s.told.changed[node.Name] = true
 		s.instances[instanceKey{node.Provider, node.InstanceID}] = node.Name
+		on := placementOffer(launch.Provider, offer)
+		s.fleet.Come(&on, 1)
 		s.pay(node, payer)
 		s.markRelease(node)
 	}
@@ -294,13 +333,13 @@ func (s *State) charge(node *Node) {
 		}
 		return
 	}
-	weights := make([]int64, len(node.pods))
-	for i, pod := range node.pods {
-		weights[i] = int64(pod.share)
+	s.split = ledger.AppendSplit(s.split[:0], paid, node.shares)
+	for i, share := range s.split {
+		node.paid[i] += share
 	}
-	paidShares, onDemandShares := ledger.Split(paid, weights), ledger.Split(onDemand, weights)
-	for i, pod := range node.pods {
-		pod.Charge = pod.Charge.Plus(ledger.Charge{Paid: paidShares[i], OnDemand: onDemandShares[i]})
+	s.split = ledger.AppendSplit(s.split[:0], onDemand, node.shares)
+	for i, share := range s.split {
+		node.onDemand[i] += share
 	}
 }
 
@@ -327,12 +366,18 @@ func (s *State) touchJob(uid string) *Job {
 	return owner
 }
 
-func (s *State) touchNode(name string) *Node {
+func (s *State) mustNode(name string) *Node {
 	node, ok := s.Nodes[name]
 	if !ok {
 		panic(fmt.Sprintf("engine: fact %d names node %q, which does not exist", s.Seq, name))
 	}
+	return node
+}
+
+func (s *State) touchNode(name string) *Node {
+	node := s.mustNode(name)
 	node.Version = s.Seq
+	s.told.changed[name] = true
 	s.markRelease(node)
 	s.work.place = true
 	return node

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/ledger"
 )
 
 func (s *State) applyToPod(fact *event.Fact) bool {
@@ -21,10 +22,13 @@ func (s *State) applyToPod(fact *event.Fact) bool {
 		s.touchPod(body.PodUnplaceable.GetUid()).why = s.whyOf("Unschedulable", body.PodUnplaceable.GetReason())
 	case *event.Fact_PodStarted:
 		pod := s.touchPod(body.PodStarted.GetUid())
-		s.recount(pod, func() { pod.started = s.Now.UnixNano() })
+		if pod.started = s.Now.UnixNano(); !pod.IsStopping() {
+			pod.Job().Counts.Started()
+		}
 	case *event.Fact_PodRestarted:
 		pod := s.touchPod(body.PodRestarted.GetUid())
-		s.recount(pod, func() { pod.Restarts = body.PodRestarted.GetRestarts() })
+		pod.Job().Counts.Restarted(body.PodRestarted.GetRestarts() - pod.Restarts)
+		pod.Restarts = body.PodRestarted.GetRestarts()
 		pod.cold().exitCode = body.PodRestarted.GetExitCode()
 		s.markAdvance(pod.Job())
 	case *event.Fact_PodStopping:
@@ -37,32 +41,23 @@ func (s *State) applyToPod(fact *event.Fact) bool {
 	return true
 }
 
-// recount changes how a live pod counts for its Job.
-func (s *State) recount(pod *Pod, change func()) {
-	owner := pod.Job()
-	owner.Counts.Leave(pod.standing())
-	change()
-	owner.Counts.Enter(&owner.Progress, pod.standing())
-}
-
 func (s *State) createPod(created *event.PodCreated) {
 	owner := s.touchJob(created.GetJobUid())
 	pod := &Pod{
 		template: owner.template, uid: s.mustUID(created.GetUid()), ordinal: int32(len(owner.pods)), Index: created.GetIndex(), Attempt: created.GetAttempt(),
-		indexFailures: created.GetIndexFailures(), created: s.Now.UnixNano(), Version: s.Seq,
+		created: s.Now.UnixNano(), Version: s.Seq,
 	}
-	if ignored := created.GetIndexIgnoredFailures(); ignored > 0 {
-		pod.cold().indexIgnored = ignored
+	if created.GetIndexFailures()+created.GetIndexIgnoredFailures() > 0 {
+		cold := pod.cold()
+		cold.indexFailures, cold.indexIgnored = created.GetIndexFailures(), created.GetIndexIgnoredFailures()
 	}
-	prefix := job.PodPrefix(owner.Name.Name, pod.Index)
-	if name := created.GetName(); len(name) == len(prefix)+podSuffix && name[:len(prefix)] == prefix {
+	var room [72]byte
+	prefix := job.AppendPodPrefix(room[:0], owner.Name.Name, pod.Index)
+	if name := created.GetName(); len(name) == len(prefix)+podSuffix && name[:len(prefix)] == string(prefix) {
 		copy(pod.suffix[:], name[len(prefix):])
 	} else {
 		pod.flags |= oddName
-		if owner.oddNames == nil {
-			owner.oddNames = make(map[int32]string)
-		}
-		owner.oddNames[pod.ordinal] = name
+		pod.cold().oddName = name
 	}
 	owner.pods = append(owner.pods, pod)
 	owner.live.add(pod)
@@ -74,42 +69,52 @@ func (s *State) createPod(created *event.PodCreated) {
 		}
 	}
 	owner.Counts.Enter(&owner.Progress, pod.standing())
-	s.pods.put(pod)
+	s.pods.put(pod, Name{owner.Namespace, created.GetName()})
 	s.homeless++
+	s.waiting[owner] = true
 	s.work.place = true
 }
 
 func (s *State) bindPod(bound *event.PodBound) {
-	pod, node := s.touchPod(bound.GetUid()), s.touchNode(bound.GetNode())
+	pod, node := s.touchPod(bound.GetUid()), s.mustNode(bound.GetNode())
+	node.Version = s.Seq
+	s.markRelease(node)
 	owner := pod.Job()
 	s.charge(node)
 	pod.node, pod.bound, pod.Epoch, pod.why = node, s.Now.UnixNano(), bound.GetEpoch(), nil
-	pod.share = int32(node.Capacity.DominantShare(pod.template.Requests))
-	owner.homeless.drop((*Pod).isHomeless)
-	s.homeless--
+	s.settleIn(owner)
 	s.Epoch = max(s.Epoch, bound.GetEpoch())
-	node.pods = append(node.pods, pod)
-	node.free = node.free.Minus(pod.template.Requests)
-	node.assigned = nil
+	node.pods, node.shares = append(node.pods, pod), append(node.shares, pod.template.shareOf(node))
+	node.paid, node.onDemand = append(node.paid, 0), append(node.onDemand, 0)
+	s.fleet.Take(node.Name, s.classOf(pod.template))
+	s.touchHeld(node)
 	s.pay(node, owner)
 	if !node.Open() || s.Closed != "" {
 		s.markEvict(node)
 	}
 }
 
+// settleIn notes that one of the Job's pods waits for a node no more.
+func (s *State) settleIn(owner *Job) {
+	owner.homeless.drop((*Pod).isHomeless)
+	if s.homeless--; owner.homeless.len() == 0 {
+		delete(s.waiting, owner)
+	}
+}
+
 func (s *State) stopPod(stopping *event.PodStopping) {
 	pod := s.touchPod(stopping.GetUid())
 	owner := pod.Job()
-	s.recount(pod, func() {
-		cold := pod.cold()
-		cold.stopping, cold.grace = s.Now.UnixNano(), stopping.GetGraceSeconds()
-		if stopping.GetEviction() {
-			pod.flags |= evictionPending
-		}
-		if stopping.GetReleased() {
-			pod.flags |= released
-		}
-	})
+	owner.Counts.Leave(pod.standing())
+	cold := pod.cold()
+	cold.stopping, cold.grace = s.Now.UnixNano(), stopping.GetGraceSeconds()
+	if stopping.GetEviction() {
+		pod.flags |= evictionPending
+	}
+	if stopping.GetReleased() {
+		pod.flags |= released
+	}
+	owner.Counts.Enter(&owner.Progress, pod.standing())
 	pod.why = s.whyOf(stopping.GetReason(), stopping.GetMessage())
 	if stopping.GetFailed() && s.counts(pod) {
 		owner.Progress.Fail(&owner.Spec, pod.Index, job.Ruling{Counted: true, IndexFailed: stopping.GetIndexFailed()}, s.Now)
@@ -141,8 +146,6 @@ func (s *State) finishPod(finished *event.PodFinished) {
 	owner.Counts.Leave(pod.standing())
 	if pod.node != nil {
 		s.vacate(pod)
-	} else {
-		s.homeless--
 	}
 	pod.Outcome, pod.Restarts = outcome, max(pod.Restarts, finished.GetRestarts())
 	cold := pod.cold()
@@ -150,10 +153,11 @@ func (s *State) finishPod(finished *event.PodFinished) {
 	pod.why = s.whyOf(finished.GetReason(), finished.GetMessage())
 	owner.live.drop((*Pod).IsLive)
 	if pod.node == nil {
-		owner.homeless.drop((*Pod).isHomeless)
+		s.settleIn(owner)
 	}
 	s.countEnd(pod, finished)
-	owner.Account = owner.Account.WithAttempt(pod.Charge, outcome == job.Evicted)
+	owner.Counts.Freed(&owner.Progress, pod.Index)
+	owner.Account = owner.Account.WithAttempt(cold.charge, outcome == job.Evicted)
 	s.markAdvance(owner)
 	s.markEnds(owner)
 }
@@ -207,8 +211,10 @@ func (s *State) vacate(pod *Pod) {
 	}
 	s.charge(node)
 	at := slices.Index(node.pods, pod)
-	node.pods = slices.Delete(node.pods, at, at+1)
-	node.free = node.free.Plus(pod.template.Requests)
+	pod.cold().charge = ledger.Charge{Paid: node.paid[at], OnDemand: node.onDemand[at]}
+	node.pods, node.shares = slices.Delete(node.pods, at, at+1), slices.Delete(node.shares, at, at+1)
+	node.paid, node.onDemand = slices.Delete(node.paid, at, at+1), slices.Delete(node.onDemand, at, at+1)
+	s.fleet.Give(node.Name, s.classOf(pod.template))
 	node.Version = s.Seq
 	if len(node.pods) == 0 {
 		node.IdleSince = s.Now
@@ -241,7 +247,7 @@ func (s *State) touchPod(uid string) *Pod {
 	pod.Version = s.Seq
 	pod.Job().Version = s.Seq
 	if pod.node != nil {
-		pod.node.assigned = nil
+		s.touchHeld(pod.node)
 	}
 	return pod
 }

@@ -131,18 +131,23 @@ func (c *checker) pod(pod *Pod) {
 }
 
 func (c *checker) node(node *Node) {
-	free := node.Capacity
+	free := maps.Clone(node.Capacity)
 	for _, pod := range node.pods {
 		c.holds(pod.IsLive(), "node %s holds pod %s, which has ended", node.Name, pod.Name())
-		free = free.Minus(pod.template.Requests)
+		for resource, amount := range pod.template.Requests {
+			free[resource] -= amount
+		}
 	}
-	c.holds(maps.Equal(free, node.free), "node %s has %v free, and %v is counted", node.Name, free, node.free)
+	known, takes := c.state.fleet.Free(node.Name)
+	c.holds(takes == (node.Open() && !node.Joined.IsZero()), "node %s is among those that take pods: %v", node.Name, takes)
+	maps.DeleteFunc(free, func(_ string, amount int64) bool { return amount == 0 })
+	c.holds(!takes || maps.Equal(free, known), "node %s has %v free, and %v is counted", node.Name, free, known)
 	for resource, amount := range free {
 		c.holds(amount >= 0, "node %s is overcommitted by %d of %s", node.Name, -amount, resource)
 	}
 	c.holds(node.Released.IsZero() || len(node.pods) == 0, "node %s is released and holds %d pods", node.Name, len(node.pods))
-	known, ok := c.state.NodeOf(node.Provider, node.InstanceID)
-	c.holds(ok && known == node, "node %s is not found by its instance %s", node.Name, node.InstanceID)
+	found, ok := c.state.NodeOf(node.Provider, node.InstanceID)
+	c.holds(ok && found == node, "node %s is not found by its instance %s", node.Name, node.InstanceID)
 	payer, there := c.state.payerOf(node)
 	c.holds(!there || !node.Released.IsZero() || payer.paying[node], "node %s is paid for by a Job that does not know", node.Name)
 }

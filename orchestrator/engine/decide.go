@@ -84,6 +84,9 @@ type draft struct {
 	state *State
 	now   time.Time
 	facts []*event.Fact
+	// bound and launched count what was decided already.
+	bound    uint64
+	launched int
 }
 
 func (d *draft) add(tenant string, message proto.Message) {

@@ -110,9 +110,11 @@ func (d *draft) stopPod(pod *Pod, stopping *event.PodStopping) {
 
 // failureOf is what is known of a pod that has not succeeded.
 func (d *draft) failureOf(pod *Pod, exits []job.Exit, evicted bool) *job.Failure {
-	return &job.Failure{
-		Namespace: pod.Namespace(), Pod: pod.Name(), Index: pod.Index, IndexFailures: pod.indexFailures, Exits: exits, Evicted: evicted,
+	failure := &job.Failure{Namespace: pod.Namespace(), Pod: pod.Name(), Index: pod.Index, Exits: exits, Evicted: evicted}
+	if pod.end != nil {
+		failure.IndexFailures = pod.end.indexFailures
 	}
+	return failure
 }
 
 // judge adds to the end of a pod what it means for the Job, if its end counts: it has not given up its place before.

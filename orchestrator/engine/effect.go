@@ -8,7 +8,6 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 
-	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/placement"
 	"github.com/nightshift-batch/nightshift/orchestrator/spot"
 )
@@ -21,9 +20,8 @@ type Effects struct {
 	Launches []Launch
 	// Releases are instances to terminate.
 	Releases []Release
-	// Assignments are the pods that nodes shall hold, by node name, in order of binding. A joined node that is missing here
-	// shall hold none.
-	Assignments map[string][]Assignment
+	// Assignments are the pods that nodes shall hold. A joined node that is missing here shall hold none.
+	Assignments Assignments
 	// Instances are all that are on record, by node name in order: what a provider's list is held against.
 	Instances []Instance
 	// Wake is when time alone makes the next decision due; zero for never.
@@ -44,31 +42,46 @@ type Admission struct {
 	ForecastMicrosPerHour int64
 }
 
-// admission describes a Job to policy.
+// admission describes a Job to policy. It is made once for the offers that are on record.
 func (s *State) admission(owner *Job) Admission {
+	if owner.admission != nil && owner.admission.offered == s.offered {
+		return owner.admission.Admission
+	}
 	waiting := Admission{
 		UID: owner.UID, User: owner.User, Object: owner.Object, Pods: owner.Spec.Parallelism, Requests: owner.template.Requests,
 	}
 	if !owner.Spec.IsWorkQueue() {
 		waiting.Pods = min(waiting.Pods, owner.Spec.Completions)
 	}
-	pods := make([]placement.Pod, waiting.Pods)
-	for i := range pods {
-		pods[i] = placement.Pod{Job: owner.UID, Requests: owner.template.Requests, Arch: owner.template.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
-	}
-	offers := (&draft{state: s, now: s.Now}).offers()
-	for i := range offers {
-		// How many can be had now says nothing about the price.
-		offers[i].Available = -1
-	}
-	plan := placement.Make(pods, nil, offers)
-	waiting.ForecastKnown = len(plan.Rejections) == 0
+	need := placement.Need{Requests: owner.template.Requests, Arch: owner.template.Arch, Markets: []string{spot.Market, spot.OnDemandMarket}}
+	launches, left, _ := placement.Buy(&need, int64(waiting.Pods), s.allOffers())
+	waiting.ForecastKnown = left == 0
 	if waiting.ForecastKnown {
-		for _, launch := range plan.Launches {
+		for _, launch := range launches {
 			waiting.ForecastMicrosPerHour += launch.Count * launch.Offer.PriceMicrosPerHour
 		}
 	}
+	owner.admission = &offeredAdmission{waiting, s.offered}
 	return waiting
+}
+
+// offeredAdmission was made when the offers were observed by the fact of that number.
+type offeredAdmission struct {
+	Admission
+	offered uint64
+}
+
+// allOffers are those on record, also what is out for now: how many can be had now says nothing about the price.
+func (s *State) allOffers() []placement.Offer {
+	var offers []placement.Offer
+	for _, provider := range sortedKeys(s.Offers) {
+		for _, offer := range s.Offers[provider] {
+			known := placementOffer(provider, offer)
+			known.Available = -1
+			offers = append(offers, known)
+		}
+	}
+	return offers
 }
 
 // Instance is one that was launched and is not known to be gone.
@@ -85,17 +98,10 @@ type Release struct {
 	Node, Provider, InstanceID string
 }
 
-// Assignment is a pod that a node shall hold.
-type Assignment struct {
-	Pod   job.Pod
-	Epoch uint64
-	// Job is the pod's Job as stored when the pod was made; never changed.
-	Job *batchv1.Job
-}
-
-// Effects lists what the state wants done.
+// Effects lists what the state wants done. What has not changed since it was listed last is not made anew.
 func (s *State) Effects() Effects {
-	effects := Effects{Assignments: make(map[string][]Assignment), Wake: s.wake()}
+	s.tell()
+	effects := Effects{Assignments: s.told.assignments, Instances: s.told.instances, Releases: s.told.releases, Wake: s.wake()}
 	// Policy decides by prices, so it is not asked before any are known.
 	if len(s.Offers) > 0 {
 		for _, owner := range slices.SortedFunc(maps.Keys(s.undecided), compareAge) {
@@ -105,31 +111,7 @@ func (s *State) Effects() Effects {
 	for _, key := range sortedKeys(s.Launches) {
 		effects.Launches = append(effects.Launches, *s.Launches[key])
 	}
-	for _, name := range sortedKeys(s.Nodes) {
-		node := s.Nodes[name]
-		effects.Instances = append(effects.Instances, Instance{
-			Node: name, Provider: node.Provider, InstanceID: node.InstanceID, LaunchKey: node.LaunchKey,
-			Joined: !node.Joined.IsZero(), Noticed: !node.Noticed.IsZero(),
-		})
-		if !node.Released.IsZero() {
-			effects.Releases = append(effects.Releases, Release{Node: name, Provider: node.Provider, InstanceID: node.InstanceID})
-		}
-		if len(node.pods) > 0 {
-			effects.Assignments[name] = node.assignments()
-		}
-	}
 	return effects
-}
-
-// assignments of the node, a new list whenever one of them has changed.
-func (n *Node) assignments() []Assignment {
-	if n.assigned == nil {
-		n.assigned = make([]Assignment, len(n.pods))
-		for i, pod := range n.pods {
-			n.assigned[i] = Assignment{Pod: pod.Render(), Epoch: pod.Epoch, Job: pod.template.Object}
-		}
-	}
-	return n.assigned
 }
 
 // jobsByAge returns all Jobs, the oldest first.

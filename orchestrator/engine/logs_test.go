@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
@@ -83,7 +86,11 @@ func shown(t *testing.T, state *State) (lines []string) {
 	}
 	for _, uid := range sortedKeys(state.Jobs) {
 		owner := state.Jobs[uid]
-		line("job", job.Object(owner.Object, &owner.Spec, &owner.Progress, &owner.Counts, owner.Version))
+		object := owner.Object.DeepCopy()
+		object.TypeMeta = metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}
+		object.ResourceVersion = strconv.FormatUint(owner.Version, 10)
+		object.Status = job.Status(&owner.Spec, &owner.Progress, &owner.Counts)
+		line("job", object)
 		for pod := range owner.Pods() {
 			line("pod", job.PodObject(pod.Template().Object, pod.Render(), pod.Version))
 		}

@@ -20,9 +20,9 @@ func outline(state *State) string {
 	}
 	for _, name := range sortedKeys(state.Nodes) {
 		node := state.Nodes[name]
-		line("node %s %s %s %s offer %s launched %s joined %s noticed %s deadline %s released %s %q idle %s accrued %s version %d free %v", node.Name, node.Provider,
+		line("node %s %s %s %s offer %s launched %s joined %s noticed %s deadline %s released %s %q idle %s accrued %s version %d", node.Name, node.Provider,
 			node.InstanceID, node.LaunchKey, message(node.Offer), at(node.Launched), at(node.Joined), at(node.Noticed), at(node.Deadline), at(node.Released),
-			node.ReleaseReason, at(node.IdleSince), at(node.Accrued), node.Version, node.free)
+			node.ReleaseReason, at(node.IdleSince), at(node.Accrued), node.Version)
 		if payer, ok := state.payerOf(node); ok {
 			line("  paid by %s", payer.UID)
 		}
@@ -58,7 +58,7 @@ func outlineJob(owner *Job, line func(string, ...any)) {
 	line("  active %d ready %d ending %d held %d restarts %d indexes %s, %s, %s begun %s again %v launches %d paying %d", counts.Active, counts.Ready, counts.Ending, counts.Held,
 		counts.Restarts, &counts.ActiveIndexes, &counts.EndingIndexes, &counts.HeldIndexes, &owner.begun, owner.again, owner.launches, len(owner.paying))
 	for _, pod := range owner.pods {
-		line("  pod %+v epoch %d version %d charge %v flags %d share %d", pod.Render(), pod.Epoch, pod.Version, pod.Charge, pod.flags, pod.share)
+		line("  pod %+v epoch %d version %d charge %v flags %d", pod.Render(), pod.Epoch, pod.Version, pod.Charge(), pod.flags)
 	}
 }
 

@@ -1,9 +1,7 @@
 package engine
 
 import (
-	"encoding/hex"
 	"fmt"
-	"hash/fnv"
 	"slices"
 	"time"
 
@@ -12,6 +10,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/ledger"
+	"github.com/nightshift-batch/nightshift/orchestrator/placement"
 )
 
 // Pod is one attempt of a Job. There may be a million, so it holds nothing that can be derived, and what few pods have is kept apart.
@@ -22,10 +21,8 @@ type Pod struct {
 	node *Node
 	// why it ended, is ending or cannot be placed; nil for nothing. Pods with the same reason share it.
 	why *why
-	// end is nil until the pod has restarted, is told to end, or has ended.
+	// end is nil until the pod has restarted, is told to end, or has ended, unless its index has failures behind it.
 	end *ending
-	// Charge is what it has cost so far.
-	Charge ledger.Charge
 	// Epoch fences its reports; 0 until bound.
 	Epoch uint64
 	// Version is the sequence number of the last fact that concerned the pod.
@@ -37,12 +34,8 @@ type Pod struct {
 	ordinal int32
 	// Index is job.NoIndex for a Job without indexes; Attempt counts the pods before this one.
 	Index, Attempt int32
-	// indexFailures that it found.
-	indexFailures int32
 	// Restarts in place.
 	Restarts int32
-	// share of its node that it pays for, in parts per million.
-	share int32
 	// suffix of its name, after what its Job and index give.
 	suffix  [podSuffix]byte
 	Outcome job.Outcome
@@ -55,14 +48,12 @@ const podSuffix = 5
 type podFlags uint8
 
 const (
-	// oddName: the name is not made of the Job's and a suffix, and kept apart.
+	// oddName: the name is not made of the Job's and a suffix.
 	oddName podFlags = 1 << iota
 	// evictionPending: it is being stopped because its node goes away.
 	evictionPending
 	// released: it has given up its place, and its end counts for nothing.
 	released
-	// ignoredFailures of its index are noted apart.
-	ignoredFailures
 )
 
 // why is a Kubernetes reason and its words.
@@ -73,16 +64,34 @@ type ending struct {
 	stopping, finished int64
 	grace              int64
 	exits              []job.Exit
-	exitCode           int32
-	indexIgnored       int32
+	// oddName of a pod that has one.
+	oddName string
+	// charge is what the pod has cost, when it has ended.
+	charge   ledger.Charge
+	exitCode int32
+	// indexFailures and indexIgnored are what its index had behind it.
+	indexFailures, indexIgnored int32
 }
 
 // Template is a pod template of a Job. A Job has several if it was changed while it was suspended.
 type Template struct {
 	job.Template
 	job *Job
+	// class that its pods are placed by; nil until one is.
+	class *placement.Class
+	// share of a node with the capacity of an offer that a pod takes, in parts per million, as it was asked for last.
+	offer *event.Offer
+	share int64
 	// Object is the Job as it was stored with this template; never changed.
 	Object *batchv1.Job
+}
+
+// shareOf is which part of a node a pod of the template takes, in parts per million.
+func (t *Template) shareOf(node *Node) int64 {
+	if t.offer != node.Offer {
+		t.offer, t.share = node.Offer, node.Capacity.DominantShare(t.Requests)
+	}
+	return t.share
 }
 
 // podUID is a UUID.
@@ -119,18 +128,7 @@ func unhex(digit byte) byte {
 	return 16
 }
 
-func (u podUID) String() string {
-	var text [36]byte
-	at := 0
-	for _, part := range [][]byte{u[0:4], u[4:6], u[6:8], u[8:10], u[10:16]} {
-		if at > 0 {
-			text[at] = '-'
-			at++
-		}
-		at += hex.Encode(text[at:], part)
-	}
-	return string(text[:])
-}
+func (u podUID) String() string { return job.FormatUID(u) }
 
 // UID of the pod.
 func (p *Pod) UID() string { return p.uid.String() }
@@ -148,9 +146,10 @@ func (p *Pod) Namespace() string { return p.template.job.Namespace }
 func (p *Pod) Name() string {
 	owner := p.Job()
 	if p.flags&oddName != 0 {
-		return owner.oddNames[p.ordinal]
+		return p.end.oddName
 	}
-	return job.PodPrefix(owner.Name.Name, p.Index) + string(p.suffix[:])
+	var room [72]byte
+	return string(append(job.AppendPodPrefix(room[:0], owner.Name.Name, p.Index), p.suffix[:]...))
 }
 
 // Node that holds the pod, or held it; empty until bound.
@@ -167,6 +166,19 @@ func (p *Pod) Instance() string {
 		return ""
 	}
 	return p.node.InstanceID
+}
+
+// Charge is what the pod has cost so far.
+func (p *Pod) Charge() ledger.Charge {
+	if !p.IsLive() {
+		return p.end.charge
+	}
+	if p.node != nil {
+		if at := slices.Index(p.node.pods, p); at >= 0 {
+			return ledger.Charge{Paid: p.node.paid[at], OnDemand: p.node.onDemand[at]}
+		}
+	}
+	return ledger.Charge{}
 }
 
 // IsLive tells whether the pod has not ended.
@@ -208,13 +220,14 @@ func (p *Pod) cold() *ending {
 func (p *Pod) Render() job.Pod {
 	why := p.reason()
 	rendered := job.Pod{
-		UID: p.UID(), Name: p.Name(), Index: p.Index, Attempt: p.Attempt, IndexFailures: p.indexFailures, Created: timeOf(p.created),
-		Bound: timeOf(p.bound), Started: timeOf(p.started), Released: p.flags&released != 0, Outcome: p.Outcome, Restarts: p.Restarts,
+		UID: p.UID(), Name: p.Name(), Index: p.Index, Attempt: p.Attempt, Created: timeOf(p.created),
+		Bound: timeOf(p.bound), Started: timeOf(p.started), Evicting: p.flags&evictionPending != 0, Released: p.flags&released != 0, Outcome: p.Outcome, Restarts: p.Restarts,
 		Reason: why.reason, Message: why.message, Node: p.Node(),
 	}
 	if end := p.end; end != nil {
 		rendered.Finished, rendered.Stopping, rendered.GraceSeconds = timeOf(end.finished), timeOf(end.stopping), end.grace
-		rendered.ExitCode, rendered.Exits, rendered.IndexIgnored = end.exitCode, end.exits, end.indexIgnored
+		rendered.ExitCode, rendered.Exits = end.exitCode, end.exits
+		rendered.IndexFailures, rendered.IndexIgnored = end.indexFailures, end.indexIgnored
 	}
 	return rendered
 }
@@ -258,12 +271,18 @@ type podIndex struct {
 	byOddName map[Name]*Pod
 }
 
+// hashOf is FNV-1a (RFC 9923) of namespace/name.
 func hashOf(name Name) uint64 {
-	hash := fnv.New64a()
-	hash.Write([]byte(name.Namespace))
-	hash.Write([]byte{'/'})
-	hash.Write([]byte(name.Name))
-	return hash.Sum64()
+	const offset, prime = 14695981039346656037, 1099511628211
+	hash := uint64(offset)
+	for i := range len(name.Namespace) {
+		hash = (hash ^ uint64(name.Namespace[i])) * prime
+	}
+	hash = (hash ^ '/') * prime
+	for i := range len(name.Name) {
+		hash = (hash ^ uint64(name.Name[i])) * prime
+	}
+	return hash
 }
 
 func (i *podIndex) named(name Name) (*Pod, bool) {
@@ -281,9 +300,8 @@ func (i *podIndex) free(name Name) bool {
 	return !taken && !odd
 }
 
-func (i *podIndex) put(pod *Pod) {
+func (i *podIndex) put(pod *Pod, name Name) {
 	i.byUID[pod.uid] = pod
-	name := Name{pod.Namespace(), pod.Name()}
 	if hash := hashOf(name); i.byName[hash] == nil {
 		i.byName[hash] = pod
 	} else {

@@ -1,7 +1,7 @@
 package engine
 
 import (
-	"fmt"
+	"cmp"
 	"slices"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
@@ -10,75 +10,138 @@ import (
 
 // settlePlacement binds pods to nodes and buys what is missing.
 func (d *draft) settlePlacement() {
-	if d.state.Closed != "" || d.state.homeless == 0 || !d.state.work.place {
+	if !d.state.work.place {
 		return
 	}
 	d.state.work.place, d.state.work.planned = false, d.now
-	plan := placement.Make(d.homeless(), d.placeable(), d.offers())
-	for i, binding := range plan.Bindings {
-		pod, _ := d.state.Pod(binding.Pod)
-		d.add(pod.Namespace(), &event.PodBound{Uid: binding.Pod, Node: binding.Node, Epoch: d.state.Epoch + uint64(i) + 1, Reason: binding.Reason})
+	if d.state.Closed != "" || d.state.homeless == 0 {
+		return
 	}
-	for i, launch := range plan.Launches {
-		owner := d.state.Jobs[launch.Job]
-		offer := d.offer(launch.Offer.Provider, launch.Offer.ID)
-		d.add(owner.Tenant(), &event.LaunchIntended{
-			Key: d.state.launchKey(i), Provider: launch.Offer.Provider, Offers: []*event.Offer{offer},
-			Count: int32(launch.Count), JobUid: owner.UID, Reason: launch.Reason,
+	owners := d.state.waitingJobs()
+	groups := make([]placement.Group, len(owners))
+	for i, owner := range owners {
+		groups[i] = placement.Group{Class: d.state.classOf(owner.template), Pods: int64(owner.homeless.len())}
+	}
+	plans := d.state.fleet.Make(groups, d.offers)
+	for i, owner := range owners {
+		d.bind(owner, plans[i].Nodes)
+	}
+	for i, owner := range owners {
+		d.buy(owner, plans[i].Launches)
+	}
+	for i, owner := range owners {
+		d.refuse(owner, plans[i].Refused, plans[i].Reason)
+	}
+}
+
+// waitingJobs returns the Jobs whose pods are to be placed, those of higher priority and the older ones first.
+func (s *State) waitingJobs() []*Job {
+	owners := make([]*Job, 0, len(s.waiting))
+	for owner := range s.waiting {
+		if s.runs(owner) {
+			owners = append(owners, owner)
+		}
+	}
+	slices.SortFunc(owners, func(a, b *Job) int {
+		return cmp.Or(cmp.Compare(b.Profile.GetPriority(), a.Profile.GetPriority()), compareAge(a, b))
+	})
+	return owners
+}
+
+// classOf is what pods of the template need.
+func (s *State) classOf(template *Template) *placement.Class {
+	if template.class == nil {
+		profile := template.job.Profile
+		template.class = s.fleet.Class(placement.Need{
+			Requests: template.Requests, Arch: template.Arch, Markets: profile.GetMarkets(), Providers: profile.GetProviders(),
+			MaxPriceMicrosPerHour: profile.GetMaxInstancePriceMicrosPerHour(),
 		})
 	}
-	for _, rejection := range plan.Rejections {
-		if pod, _ := d.state.Pod(rejection.Pod); pod.reason().message != rejection.Reason {
-			d.add(pod.Namespace(), &event.PodUnplaceable{Uid: rejection.Pod, Reason: rejection.Reason})
+	return template.class
+}
+
+// forgetClasses gives back what a Job that has no live pods needed.
+func (s *State) forgetClasses(owner *Job) {
+	for _, template := range owner.templates {
+		if template.class != nil {
+			s.fleet.Release(template.class)
+			template.class = nil
 		}
 	}
 }
 
-// homeless returns the pods without a node, those of higher priority and older Jobs first.
-func (d *draft) homeless() []placement.Pod {
-	jobs := d.state.jobsByAge()
-	slices.SortStableFunc(jobs, func(a, b *Job) int { return int(b.Profile.GetPriority()) - int(a.Profile.GetPriority()) })
-	var pods []placement.Pod
-	for _, owner := range jobs {
-		if !d.state.runs(owner) {
+// bind puts the Job's first waiting pods on nodes.
+func (d *draft) bind(owner *Job, bindings []placement.Binding) {
+	if len(bindings) == 0 {
+		return
+	}
+	for _, pod := range owner.homeless.pods {
+		if !pod.isHomeless() {
 			continue
 		}
-		for _, pod := range owner.homeless.pods {
-			if pod.isHomeless() && !pod.IsStopping() {
-				pods = append(pods, placement.Pod{
-					UID: pod.UID(), Job: owner.UID, Requests: pod.template.Requests, Arch: pod.template.Arch, Markets: owner.Profile.GetMarkets(),
-					Providers: owner.Profile.GetProviders(), MaxPriceMicrosPerHour: owner.Profile.GetMaxInstancePriceMicrosPerHour(),
-				})
-			}
+		d.bound++
+		d.add(owner.Namespace, &event.PodBound{Uid: pod.UID(), Node: bindings[0].Node, Epoch: d.state.Epoch + d.bound, Reason: bindings[0].Reason})
+		if bindings = bindings[1:]; len(bindings) == 0 {
+			return
 		}
 	}
-	return pods
 }
 
-// placeable returns the nodes that may take pods, and those that are on their way.
-func (d *draft) placeable() []placement.Node {
-	var nodes []placement.Node
-	for _, name := range sortedKeys(d.state.Nodes) {
-		node := d.state.Nodes[name]
-		if !node.Open() {
+func (d *draft) buy(owner *Job, launches []placement.Launch) {
+	for _, launch := range launches {
+		offer := d.offer(launch.Offer.Provider, launch.Offer.ID)
+		d.add(owner.Tenant(), &event.LaunchIntended{
+			Key: d.state.launchKey(d.launched), Provider: launch.Offer.Provider, Offers: []*event.Offer{offer},
+			Count: int32(launch.Count), JobUid: owner.UID, Reason: launch.Reason,
+		})
+		d.launched++
+	}
+}
+
+// maxAlike is up to how many refused pods each is looked at.
+const maxAlike = 1024
+
+// refuse tells the Job's last waiting pods why there is no place for them, if they have not been told so. Of very many it looks at both ends only as
+// far as the first that has been told: those between have been told with it.
+func (d *draft) refuse(owner *Job, count int64, reason string) {
+	if count == 0 {
+		return
+	}
+	pods := owner.homeless.pods
+	told := func(pod *Pod) bool { return pod.reason().message == reason }
+	from := len(pods)
+	for left := count; left > 0; {
+		from--
+		if pods[from].isHomeless() {
+			left--
+		}
+		if count > maxAlike && pods[from].isHomeless() && told(pods[from]) {
+			d.refuseFirst(owner, count, reason, from)
+			from++
+			break
+		}
+	}
+	for _, pod := range pods[from:] {
+		if pod.isHomeless() && !told(pod) {
+			d.add(owner.Namespace, &event.PodUnplaceable{Uid: pod.UID(), Reason: reason})
+		}
+	}
+}
+
+// refuseFirst tells those of many refused pods that come before the first one that was told.
+func (d *draft) refuseFirst(owner *Job, count int64, reason string, limit int) {
+	skip := int64(owner.homeless.len()) - count
+	for _, pod := range owner.homeless.pods[:limit] {
+		if !pod.isHomeless() {
 			continue
 		}
-		nodes = append(nodes, asPlacementNode(name, !node.Joined.IsZero(), node.Provider, node.Offer, node.free))
-	}
-	for _, key := range sortedKeys(d.state.Launches) {
-		launch := d.state.Launches[key]
-		for i := range launch.Count {
-			nodes = append(nodes, asPlacementNode(fmt.Sprintf("%s/%06d", key, i), false, launch.Provider, launch.Offers[0],
-				placement.Vector(launch.Offers[0].GetResources())))
+		if skip--; skip >= 0 {
+			continue
 		}
-	}
-	return nodes
-}
-
-func asPlacementNode(name string, ready bool, provider string, offer *event.Offer, free placement.Vector) placement.Node {
-	return placement.Node{
-		Name: name, Ready: ready, Provider: provider, Market: offer.GetMarket(), Arch: offer.GetArch(), Free: free,
-		PriceMicrosPerHour: offer.GetPriceMicrosPerHour(),
+		if pod.reason().message == reason {
+			return
+		}
+		d.add(owner.Namespace, &event.PodUnplaceable{Uid: pod.UID(), Reason: reason})
 	}
 }
 
@@ -112,9 +175,13 @@ func (s *State) asked(provider string) bool {
 
 func placementOffer(provider string, offer *event.Offer) placement.Offer {
 	return placement.Offer{
-		ID: offer.GetId(), Provider: provider, InstanceType: offer.GetInstanceType(), Zone: offer.GetZone(), Market: offer.GetMarket(),
-		Arch: offer.GetArch(), Capacity: offer.GetResources(), PriceMicrosPerHour: offer.GetPriceMicrosPerHour(), Available: offer.GetAvailable(),
+		Machine: machineOf(provider, offer), ID: offer.GetId(), InstanceType: offer.GetInstanceType(), Zone: offer.GetZone(),
+		Capacity: offer.GetResources(), Available: offer.GetAvailable(),
 	}
+}
+
+func machineOf(provider string, offer *event.Offer) placement.Machine {
+	return placement.Machine{Provider: provider, Market: offer.GetMarket(), Arch: offer.GetArch(), PriceMicrosPerHour: offer.GetPriceMicrosPerHour()}
 }
 
 func (d *draft) offer(provider, id string) *event.Offer {

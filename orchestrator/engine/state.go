@@ -54,8 +54,11 @@ type State struct {
 
 	// pods of all Jobs in Jobs, live and ended.
 	pods podIndex
-	// homeless counts the live pods that have no node.
+	// homeless counts the live pods that have no node; waiting are the Jobs that have such.
 	homeless int
+	waiting  map[*Job]bool
+	// fleet knows what the nodes that take pods have free, and what is on its way.
+	fleet *placement.Fleet
 	// undecided are the Jobs about which policy has not decided.
 	undecided map[*Job]bool
 	// taken counts the instances asked for since a provider's offers were observed, by pool.
@@ -67,6 +70,11 @@ type State struct {
 	// lastWhy is shared by pods for which the same was said in a row.
 	lastWhy *why
 	work    work
+	told    told
+	// offered is the number of the fact that observed offers last.
+	offered uint64
+	// split is room for charge.
+	split []ledger.Amount
 }
 
 // Name is a name within a namespace.
@@ -123,19 +131,20 @@ type Job struct {
 	// parked: its pods are stopped and no new ones made; nil if not.
 	parked *parking
 
-	// template of which new pods are made.
-	template *Template
+	// template of which new pods are made, the last of templates.
+	template  *Template
+	templates []*Template
 	// pods ever created, in order; live and homeless are those of them that are so.
 	pods           []*Pod
 	live, homeless podList
 	// begun holds the indexes that had a pod, again how many those had that had more than one.
 	begun job.IndexSet
 	again map[int32]int32
-	// oddNames of pods by ordinal.
-	oddNames map[int32]string
 	// paying are the nodes that it pays for while they are empty, not those that are given back; launches those under way for it.
 	paying   map[*Node]bool
 	launches int
+	// admission is what policy was asked; nil before.
+	admission *offeredAdmission
 	// wake is when its timer rings.
 	wake  time.Time
 	marks marks
@@ -224,13 +233,16 @@ type Node struct {
 	Accrued time.Time
 	Version uint64
 
-	// pods bound here and not ended, in order of binding, and what they leave free.
+	// pods bound here and not ended, in order of binding.
 	pods []*Pod
-	free placement.Vector
+	// shares of the node that these pods pay for, and what each has paid and would have paid on demand, in the same order. It is here and not with the
+	// pods because all of it changes at once.
+	shares         []int64
+	paid, onDemand []ledger.Amount
 	// payer is the Job that pays for it while it holds none; it may have been deleted.
 	payer *Job
-	// assigned is what Effects told last; nil when it has changed.
-	assigned []Assignment
+	// coming: it is counted among those on their way.
+	coming bool
 	// due is when its timer rings.
 	due   time.Time
 	marks marks
@@ -264,11 +276,14 @@ func NewState() *State {
 		Offers:    make(map[string][]*event.Offer),
 		Objects:   make(map[ObjectKey]ObjectVersion),
 		pods:      podIndex{byUID: make(map[podUID]*Pod), byName: make(map[uint64]*Pod), byOddName: make(map[Name]*Pod)},
+		waiting:   make(map[*Job]bool),
+		fleet:     placement.NewFleet(),
 		undecided: make(map[*Job]bool),
 		taken:     make(map[string]int64),
 		pauses:    make(map[offerKey]pause),
 		instances: make(map[instanceKey]string),
 		work:      work{stray: make(map[*Node]bool)},
+		told:      told{changed: make(map[string]bool), held: make(map[string]bool)},
 	}
 }
 

@@ -23,6 +23,9 @@ type work struct {
 	// planned is when places were last looked for.
 	planned time.Time
 	timers  timers
+	// spare room of lists that were taken last.
+	spareJobs  []*Job
+	spareNodes []*Node
 }
 
 // mark bits of a Job or a node.
@@ -38,29 +41,45 @@ const (
 func (s *State) markAdvance(owner *Job) {
 	if owner.marks&markAdvance == 0 {
 		owner.marks |= markAdvance
-		s.work.advance = append(s.work.advance, owner)
+		s.work.advance = append(s.marked(s.work.advance), owner)
 	}
 }
 
 func (s *State) markEnds(owner *Job) {
 	if owner.marks&markEnds == 0 && (owner.Ended() || !owner.DeletionRequested.IsZero()) {
 		owner.marks |= markEnds
-		s.work.ends = append(s.work.ends, owner)
+		s.work.ends = append(s.marked(s.work.ends), owner)
 	}
 }
 
 func (s *State) markEvict(node *Node) {
 	if node.marks&markEvict == 0 {
 		node.marks |= markEvict
-		s.work.evict = append(s.work.evict, node)
+		s.work.evict = append(s.markedNodes(s.work.evict), node)
 	}
 }
 
 func (s *State) markRelease(node *Node) {
 	if node.marks&markRelease == 0 {
 		node.marks |= markRelease
-		s.work.release = append(s.work.release, node)
+		s.work.release = append(s.markedNodes(s.work.release), node)
 	}
+}
+
+// marked drops the Jobs that are there no more, once there are very many: a state that only follows a log never takes its marks away.
+func (s *State) marked(jobs []*Job) []*Job {
+	if len(jobs) < 2*len(s.Jobs)+64 {
+		return jobs
+	}
+	return slices.DeleteFunc(jobs, func(owner *Job) bool { return s.Jobs[owner.UID] != owner })
+}
+
+// markedNodes does the same for nodes.
+func (s *State) markedNodes(nodes []*Node) []*Node {
+	if len(nodes) < 2*len(s.Nodes)+64 {
+		return nodes
+	}
+	return slices.DeleteFunc(nodes, func(node *Node) bool { return s.Nodes[node.Name] != node })
 }
 
 // markAll is for facts that concern everything.
@@ -76,10 +95,10 @@ func (s *State) markAll() {
 	s.work.place = true
 }
 
-// takeJobs empties a list of marked Jobs and returns those that are still there, the oldest first.
+// takeJobs empties a list of marked Jobs and returns those that are still there, the oldest first; the answer is good until the next call.
 func (s *State) takeJobs(marked *[]*Job, mark marks) []*Job {
 	jobs := *marked
-	*marked = nil
+	*marked, s.work.spareJobs = s.work.spareJobs[:0], jobs
 	for _, owner := range jobs {
 		owner.marks &^= mark
 	}
@@ -88,10 +107,10 @@ func (s *State) takeJobs(marked *[]*Job, mark marks) []*Job {
 	return jobs
 }
 
-// takeNodes empties a list of marked nodes and returns those that are still there, by name.
+// takeNodes empties a list of marked nodes and returns those that are still there, by name; the answer is good until the next call.
 func (s *State) takeNodes(marked *[]*Node, mark marks) []*Node {
 	nodes := *marked
-	*marked = nil
+	*marked, s.work.spareNodes = s.work.spareNodes[:0], nodes
 	for _, node := range nodes {
 		node.marks &^= mark
 	}
@@ -178,6 +197,13 @@ func (s *State) ring(now time.Time) {
 	}
 }
 
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // nextTimer returns the earliest timer that holds, and drops those before it that do not.
 func (s *State) nextTimer() (timer, bool) {
 	for len(s.work.timers) > 0 {
@@ -192,7 +218,7 @@ func (s *State) nextTimer() (timer, bool) {
 // nextPause is the earliest end of a pause after a time, if pods wait for what is out; zero for none.
 func (s *State) nextPause(after time.Time) time.Time {
 	var next time.Time
-	if s.homeless == 0 {
+	if s.homeless == 0 || s.Closed != "" {
 		return next
 	}
 	for _, paused := range s.pauses {
@@ -208,7 +234,8 @@ func (s *State) wake() time.Time {
 	if s.work.place || len(s.work.advance)+len(s.work.ends)+len(s.work.evict)+len(s.work.release) > 0 {
 		return s.Now
 	}
-	wake := s.nextPause(s.Now)
+	// A tick that decides nothing leaves no fact, and Now as it was: what was looked at since is not looked at again.
+	wake := s.nextPause(later(s.Now, s.work.planned))
 	if first, any := s.nextTimer(); any && (wake.IsZero() || first.at.Before(wake)) {
 		wake = first.at
 	}

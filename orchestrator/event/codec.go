@@ -26,6 +26,15 @@ func (e *UnknownKindError) Error() string {
 	return fmt.Sprintf("the log holds a fact of kind %q, which this version of Nightshift does not know; run a version that does", e.Kind)
 }
 
+// NewerFormatError is a term that was begun by code which writes facts that this code would misread.
+type NewerFormatError struct {
+	Level uint32
+}
+
+func (e *NewerFormatError) Error() string {
+	return fmt.Sprintf("the log is of format level %d and this version of Nightshift reads up to %d; run a newer version", e.Level, FormatLevel)
+}
+
 // bodyFields maps a body message's name to its field in Fact. Generated messages cannot be asked before the package is initialized.
 var bodyFields = sync.OnceValue(func() map[protoreflect.FullName]protoreflect.FieldDescriptor {
 	body := new(Fact).ProtoReflect().Descriptor().Oneofs().ByName("body")
@@ -39,6 +48,10 @@ var bodyFields = sync.OnceValue(func() map[protoreflect.FullName]protoreflect.Fi
 
 // Of wraps one of the body messages of Fact for a tenant, at a time. It panics when the message is not a body of Fact.
 func Of(tenant string, now time.Time, message proto.Message) *Fact {
+	if fact, ok := ofPod(message); ok {
+		fact.TimeUnixNano, fact.Tenant = now.UnixNano(), tenant
+		return fact
+	}
 	reflected := message.ProtoReflect()
 	field, ok := bodyFields()[reflected.Descriptor().FullName()]
 	if !ok {
@@ -47,6 +60,21 @@ func Of(tenant string, now time.Time, message proto.Message) *Fact {
 	fact := &Fact{TimeUnixNano: now.UnixNano(), Tenant: tenant, Kind: string(field.Name())}
 	fact.ProtoReflect().Set(field, protoreflect.ValueOfMessage(reflected))
 	return fact
+}
+
+// ofPod wraps the kinds of which there are very many, without reflection.
+func ofPod(message proto.Message) (*Fact, bool) {
+	switch body := message.(type) {
+	case *PodCreated:
+		return &Fact{Kind: "pod_created", Body: &Fact_PodCreated{body}}, true
+	case *PodBound:
+		return &Fact{Kind: "pod_bound", Body: &Fact_PodBound{body}}, true
+	case *PodStarted:
+		return &Fact{Kind: "pod_started", Body: &Fact_PodStarted{body}}, true
+	case *PodFinished:
+		return &Fact{Kind: "pod_finished", Body: &Fact_PodFinished{body}}, true
+	}
+	return nil, false
 }
 
 // At returns the time of the fact, in UTC.
@@ -61,7 +89,8 @@ func Encode(fact *Fact) ([]byte, error) {
 	return encoded, nil
 }
 
-// Decode reads what Encode wrote. It fails with *UnknownKindError for a kind that this code does not know.
+// Decode reads what Encode wrote. It fails with *UnknownKindError for a kind that this code does not know, and with *NewerFormatError where a
+// newer format begins.
 func Decode(encoded []byte) (*Fact, error) {
 	fact := new(Fact)
 	if err := proto.Unmarshal(encoded, fact); err != nil {
@@ -69,6 +98,9 @@ func Decode(encoded []byte) (*Fact, error) {
 	}
 	if fact.Body == nil {
 		return nil, &UnknownKindError{Kind: fact.GetKind()}
+	}
+	if level := fact.GetTermBegan().GetFormatLevel(); level > FormatLevel {
+		return nil, &NewerFormatError{Level: level}
 	}
 	return fact, nil
 }

@@ -60,8 +60,9 @@ func (f *Fleet) busiest(effects engine.Effects, interrupted map[string]bool) (vi
 			continue
 		}
 		running := 0
-		for _, assignment := range effects.Assignments[instance.Node] {
-			if !assignment.Pod.Started.IsZero() && assignment.Pod.Stopping.IsZero() {
+		assignments := effects.Assignments.Of(instance.Node)
+		for i := range assignments {
+			if assignments[i].IsRunning() {
 				running++
 			}
 		}

@@ -28,8 +28,9 @@ type renderedPod struct {
 
 func keysOf(assignments []engine.Assignment) []podKey {
 	keys := make([]podKey, len(assignments))
-	for i, assignment := range assignments {
-		keys[i] = podKey{assignment.Pod.UID, assignment.Epoch, assignment.Pod.Stopping, assignment.Pod.GraceSeconds}
+	for i := range assignments {
+		stopping, grace, _, _ := assignments[i].Stop()
+		keys[i] = podKey{assignments[i].UID(), assignments[i].Epoch(), stopping, grace}
 	}
 	return keys
 }
@@ -50,18 +51,19 @@ func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
 	s.hub.remember(s.node, assignments)
 	desired := new(wire.Desired)
 	kept := make(map[string]renderedPod, len(assignments))
-	for _, assignment := range assignments {
-		pod, ok := s.rendered[assignment.Pod.UID]
-		if !ok || pod.epoch != assignment.Epoch {
+	for i := range assignments {
+		assignment, uid := &assignments[i], keys[i].uid
+		pod, ok := s.rendered[uid]
+		if !ok || pod.epoch != assignment.Epoch() {
 			pod = s.render(assignment)
 		}
-		kept[assignment.Pod.UID] = pod
+		kept[uid] = pod
 		if pod.err != nil {
 			continue
 		}
-		wanted := &wire.DesiredPod{Uid: assignment.Pod.UID, Epoch: assignment.Epoch, Pod: pod.pod}
-		if !assignment.Pod.Stopping.IsZero() {
-			wanted.Stop = &wire.Stop{GraceSeconds: assignment.Pod.GraceSeconds, Reason: assignment.Pod.Reason}
+		wanted := &wire.DesiredPod{Uid: uid, Epoch: assignment.Epoch(), Pod: pod.pod}
+		if _, grace, reason, stops := assignment.Stop(); stops {
+			wanted.Stop = &wire.Stop{GraceSeconds: grace, Reason: reason}
 		}
 		desired.Pods = append(desired.Pods, wanted)
 	}
@@ -70,9 +72,9 @@ func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
 }
 
 // render makes the pod's JSON once for an attempt; what changes later is told beside it.
-func (s *session) render(assignment engine.Assignment) renderedPod {
-	pod := job.PodObject(assignment.Job, assignment.Pod, 0)
-	rendered := renderedPod{epoch: assignment.Epoch}
+func (s *session) render(assignment *engine.Assignment) renderedPod {
+	pod := job.PodObject(assignment.Job(), assignment.Pod(), 0)
+	rendered := renderedPod{epoch: assignment.Epoch()}
 	if err := s.hub.fleet.config.Images(pod); err != nil {
 		rendered.err = err
 	} else if rendered.pod, err = json.Marshal(pod); err != nil {
@@ -85,9 +87,9 @@ func (s *session) render(assignment engine.Assignment) renderedPod {
 }
 
 // failUnsent ends a pod that is never sent. Its words are those of a container that cannot be started.
-func (s *session) failUnsent(assignment engine.Assignment, cause error) {
+func (s *session) failUnsent(assignment *engine.Assignment, cause error) {
 	s.hub.fleet.tell(s.ctx, engine.ReportPod{
-		Node: s.node, UID: assignment.Pod.UID, Epoch: assignment.Epoch, Phase: engine.ReportFailed,
+		Node: s.node, UID: assignment.UID(), Epoch: assignment.Epoch(), Phase: engine.ReportFailed,
 		ExitCode: 128, Reason: "StartError", Message: cause.Error(),
 	})
 }

@@ -214,8 +214,9 @@ func (h *hub) remember(node string, assignments []engine.Assignment) {
 	if h.owners[node] == nil {
 		h.owners[node] = make(map[string]podOwner)
 	}
-	for _, assignment := range assignments {
-		h.owners[node][assignment.Pod.UID] = podOwner{tenant: assignment.Job.Namespace, jobUID: string(assignment.Job.UID)}
+	for i := range assignments {
+		owner := assignments[i].Job()
+		h.owners[node][assignments[i].UID()] = podOwner{tenant: owner.Namespace, jobUID: string(owner.UID)}
 	}
 }
 

@@ -91,7 +91,7 @@ func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAge
 		}
 		var effects engine.Effects
 		effects, changed, _ = s.hub.fleet.board.read()
-		if desired := s.desired(effects.Assignments[s.node]); desired != nil {
+		if desired := s.desired(effects.Assignments.Of(s.node)); desired != nil {
 			if err := stream.Send(&wire.ToAgent{Body: &wire.ToAgent_Desired{Desired: desired}}); err != nil {
 				return s.drain()
 			}
@@ -289,10 +289,10 @@ func exitsOf(containers []*wire.ContainerStatus) []job.Exit {
 // assignedElsewhere names the other node that a pod is on.
 func (s *session) assignedElsewhere(podUID string) (node string, elsewhere bool) {
 	effects, _, _ := s.hub.fleet.board.read()
-	if holds(effects.Assignments[s.node], podUID) {
+	if holds(effects.Assignments.Of(s.node), podUID) {
 		return "", false
 	}
-	for other, assignments := range effects.Assignments {
+	for other, assignments := range effects.Assignments.All() {
 		if holds(assignments, podUID) {
 			return other, true
 		}
@@ -301,8 +301,8 @@ func (s *session) assignedElsewhere(podUID string) (node string, elsewhere bool)
 }
 
 func holds(assignments []engine.Assignment, podUID string) bool {
-	for _, assignment := range assignments {
-		if assignment.Pod.UID == podUID {
+	for i := range assignments {
+		if assignments[i].UID() == podUID {
 			return true
 		}
 	}

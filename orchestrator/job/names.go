@@ -2,7 +2,7 @@ package job
 
 import (
 	"crypto/sha256"
-	"fmt"
+	"encoding/hex"
 	"strconv"
 )
 
@@ -14,36 +14,60 @@ const maxGeneratedPrefix = 58
 
 // Letters derives n characters, as Kubernetes' generated names use them, from a text.
 func Letters(text string, n int) string {
-	sum := sha256.Sum256([]byte(text))
-	letters := make([]byte, n)
-	for i := range letters {
-		letters[i] = alphanums[int(sum[i%len(sum)])%len(alphanums)]
-	}
-	return string(letters)
+	return string(appendLetters(nil, []byte(text), n))
 }
 
-// PodPrefix is what the names of the pods of an index begin with: JOB-, Indexed JOB-INDEX-, where a long name of the Job is cut so that
-// the index survives (pkg/controller/job/indexed_job_utils.go: podGenerateNameWithIndex).
-func PodPrefix(jobName string, index int32) string {
-	suffix := "-"
+func appendLetters(to, text []byte, n int) []byte {
+	sum := sha256.Sum256(text)
+	for i := range n {
+		to = append(to, alphanums[int(sum[i%len(sum)])%len(alphanums)])
+	}
+	return to
+}
+
+// AppendPodPrefix appends what the names of the pods of an index begin with: JOB-, Indexed JOB-INDEX-, where a long name of the Job is cut so
+// that the index survives (pkg/controller/job/indexed_job_utils.go: podGenerateNameWithIndex).
+func AppendPodPrefix(to []byte, jobName string, index int32) []byte {
+	var room [16]byte
+	suffix := append(room[:0], '-')
 	if index != NoIndex {
-		suffix = "-" + strconv.Itoa(int(index)) + "-"
+		suffix = append(strconv.AppendInt(suffix, int64(index), 10), '-')
 	}
 	if limit := maxGeneratedPrefix - len(suffix); len(jobName) > limit {
 		jobName = jobName[:limit]
 	}
-	return jobName + suffix
+	return append(append(to, jobName...), suffix...)
 }
 
 // PodName names the pod that is the ordinal-th of its Job: five letters after the prefix. Another salt gives another name.
 func PodName(jobName, jobUID string, index int32, ordinal, salt int) string {
-	return PodPrefix(jobName, index) + Letters(fmt.Sprintf("pod %s %d %d", jobUID, ordinal, salt), 5)
+	var name, text [96]byte
+	source := strconv.AppendInt(append(appendPod(text[:0], jobUID, ordinal), ' '), int64(salt), 10)
+	return string(appendLetters(AppendPodPrefix(name[:0], jobName, index), source, 5))
+}
+
+// appendPod appends what stands for the ordinal-th pod of a Job.
+func appendPod(to []byte, jobUID string, ordinal int) []byte {
+	return strconv.AppendInt(append(append(append(to, "pod "...), jobUID...), ' '), int64(ordinal), 10)
 }
 
 // PodUID is the UID of the ordinal-th pod of a Job, a version 8 UUID (RFC 9562) that derives from the Job's.
 func PodUID(jobUID string, ordinal int) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "pod %s %d", jobUID, ordinal))
+	var text [96]byte
+	sum := sha256.Sum256(appendPod(text[:0], jobUID, ordinal))
 	sum[6] = sum[6]&0x0f | 0x80
 	sum[8] = sum[8]&0x3f | 0x80
-	return fmt.Sprintf("%x-%x-%x-%x-%x", sum[0:4], sum[4:6], sum[6:8], sum[8:10], sum[10:16])
+	return FormatUID([16]byte(sum[:16]))
+}
+
+// FormatUID writes a UUID in its usual form.
+func FormatUID(uid [16]byte) string {
+	var text [36]byte
+	hex.Encode(text[0:8], uid[0:4])
+	hex.Encode(text[9:13], uid[4:6])
+	hex.Encode(text[14:18], uid[6:8])
+	hex.Encode(text[19:23], uid[8:10])
+	hex.Encode(text[24:36], uid[10:16])
+	text[8], text[13], text[18], text[23] = '-', '-', '-', '-'
+	return string(text[:])
 }

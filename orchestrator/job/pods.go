@@ -24,6 +24,17 @@ type IndexBag struct {
 	more map[int32]int32
 }
 
+// move puts an index in, or takes it out.
+func (b *IndexBag) move(index, by int32) {
+	switch {
+	case index == NoIndex:
+	case by > 0:
+		b.put(index)
+	default:
+		b.take(index)
+	}
+}
+
 func (b *IndexBag) put(index int32) {
 	if !b.Has(index) {
 		b.Add(index)
@@ -58,41 +69,49 @@ type Standing struct {
 
 // Enter counts a pod in, or again after it has left.
 func (l *Pods) Enter(progress *Progress, pod Standing) {
-	l.count(pod, 1, (*IndexBag).put)
-	if pod.Index != NoIndex && pod.Index >= l.lowest {
+	l.count(pod, 1)
+	if pod.Index == NoIndex {
+		return
+	}
+	if pod.Index >= l.lowest {
 		l.lowest = nextOutside(l.lowest, &progress.Completed, &progress.FailedIndexes, &l.ActiveIndexes.IndexSet, &l.HeldIndexes.IndexSet)
 	}
+	l.Freed(progress, pod.Index)
 }
 
-// Leave counts a pod out: it has ended, or enters again otherwise.
-func (l *Pods) Leave(pod Standing) {
-	l.count(pod, -1, (*IndexBag).take)
-	if pod.Index != NoIndex {
-		l.lowest = min(l.lowest, pod.Index)
+// Leave counts a pod out: it has ended, or enters again otherwise. When the progress knows of it, Freed follows.
+func (l *Pods) Leave(pod Standing) { l.count(pod, -1) }
+
+// Freed notes that the index may be free.
+func (l *Pods) Freed(progress *Progress, index int32) {
+	if index == NoIndex || index >= l.lowest || progress.Completed.Has(index) || progress.FailedIndexes.Has(index) ||
+		l.ActiveIndexes.Has(index) || l.HeldIndexes.Has(index) {
+		return
 	}
+	l.lowest = index
 }
 
-func (l *Pods) count(pod Standing, by int32, move func(*IndexBag, int32)) {
+// Started counts an active pod as ready.
+func (l *Pods) Started() { l.Ready++ }
+
+// Restarted counts restarts in place.
+func (l *Pods) Restarted(more int32) { l.Restarts += int64(more) }
+
+func (l *Pods) count(pod Standing, by int32) {
 	l.Restarts += int64(by) * int64(pod.Restarts)
-	bags := []*IndexBag{&l.ActiveIndexes}
-	if pod.Ending {
-		l.Ending += by
-		bags[0] = &l.EndingIndexes
-		if pod.Held {
-			l.Held += by
-			bags = append(bags, &l.HeldIndexes)
-		}
-	} else {
+	if !pod.Ending {
 		l.Active += by
 		if pod.Ready {
 			l.Ready += by
 		}
-	}
-	if pod.Index == NoIndex {
+		l.ActiveIndexes.move(pod.Index, by)
 		return
 	}
-	for _, bag := range bags {
-		move(bag, pod.Index)
+	l.Ending += by
+	l.EndingIndexes.move(pod.Index, by)
+	if pod.Held {
+		l.Held += by
+		l.HeldIndexes.move(pod.Index, by)
 	}
 }
 
@@ -118,6 +137,8 @@ type Pod struct {
 	Stopping time.Time
 	// GraceSeconds that it was given to end.
 	GraceSeconds int64
+	// Evicting: it was told to end because it is taken away.
+	Evicting bool
 	// Released: it has given up its place, and how it ends counts for nothing.
 	Released bool
 	Outcome  Outcome

@@ -1,22 +1,10 @@
 package job
 
 import (
-	"strconv"
-
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
-
-// Object renders a Job as a Kubernetes client sees it. Stored is the object without status and is not changed; version is
-// the sequence number of the last fact that concerned the Job.
-func Object(stored *batchv1.Job, spec *Spec, progress *Progress, pods *Pods, version uint64) *batchv1.Job {
-	object := stored.DeepCopy()
-	object.TypeMeta = metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}
-	object.ResourceVersion = strconv.FormatUint(version, 10)
-	object.Status = Status(spec, progress, pods)
-	return object
-}
 
 // Status renders a Job's status, as the Job controller writes it. That of a Job which another controller manages is empty: it is that one's.
 func Status(spec *Spec, progress *Progress, pods *Pods) batchv1.JobStatus {

@@ -108,8 +108,11 @@ func podStatus(object *corev1.Pod, pod Pod) corev1.PodStatus {
 			condition(corev1.PodReady, running, lastChange(pod), "", ""),
 		}
 	}
-	if pod.Outcome == Evicted {
+	switch {
+	case pod.Outcome == Evicted:
 		status.Conditions = append(status.Conditions, condition(corev1.DisruptionTarget, true, pod.Finished, pod.Reason, pod.Message))
+	case pod.Outcome == Live && pod.Evicting:
+		status.Conditions = append(status.Conditions, condition(corev1.DisruptionTarget, true, pod.Stopping, pod.Reason, pod.Message))
 	}
 	if pod.Outcome != Live && pod.Outcome != Succeeded {
 		status.Reason, status.Message = pod.Reason, pod.Message

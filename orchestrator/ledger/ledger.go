@@ -5,7 +5,10 @@
 // micro-dollars on a receipt. Every function is pure.
 package ledger
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Amount of money in micro-dollar-milliseconds an hour: 3,600,000 of them are one micro-dollar.
 type Amount int64
@@ -26,19 +29,28 @@ func Accrue(priceMicrosPerHour int64, from, to time.Time) Amount {
 }
 
 // Split divides an amount in proportion to the weights, which are not negative. The shares sum to the amount exactly: what does not divide
-// goes to the first ones, a unit each. With no weight above zero all shares are equal but for that rest. No weights, no shares.
+// goes to the first ones, a unit each. Where no weight is above zero, and where all are alike, all shares are equal but for that rest. No weights, no shares.
 func Split(amount Amount, weights []int64) []Amount {
-	shares := make([]Amount, len(weights))
+	return AppendSplit(nil, amount, weights)
+}
+
+// AppendSplit appends to shares what Split returns.
+func AppendSplit(to []Amount, amount Amount, weights []int64) []Amount {
+	to = slices.Grow(to, len(weights))
+	all := to[:len(to)+len(weights)]
+	shares := all[len(to):]
 	if len(weights) == 0 {
-		return shares
+		return all
 	}
 	var total int64
+	alike := true
 	for _, weight := range weights {
 		total += weight
+		alike = alike && weight == weights[0]
 	}
 	rest := amount
 	for i, weight := range weights {
-		if total == 0 {
+		if alike {
 			shares[i] = amount / Amount(len(weights))
 		} else {
 			shares[i] = mulDiv(amount, weight, total)
@@ -49,7 +61,7 @@ func Split(amount Amount, weights []int64) []Amount {
 		shares[i]++
 		rest--
 	}
-	return shares
+	return all
 }
 
 // Account is what a Job has been charged.

@@ -10,13 +10,13 @@ import (
 )
 
 // explain says why no offer takes the pod: how many fail for which reason, the most frequent first.
-func explain(pod Pod, offers []Offer) string {
+func explain(need *Need, offers []Offer) string {
 	if len(offers) == 0 {
 		return "no provider offers anything now"
 	}
 	counts := make(map[string]int)
 	for i := range offers {
-		counts[objection(pod, &offers[i])]++
+		counts[objection(need, &offers[i])]++
 	}
 	reasons := make([]string, 0, len(counts))
 	for reason := range counts {
@@ -31,22 +31,22 @@ func explain(pod Pod, offers []Offer) string {
 	for i, reason := range reasons {
 		reasons[i] = fmt.Sprintf("%d %s", counts[reason], reason)
 	}
-	return fmt.Sprintf("none of %d offers takes it (%s): %s", len(offers), pod.Requests, strings.Join(reasons, "; "))
+	return fmt.Sprintf("none of %d offers takes it (%s): %s", len(offers), need.Requests, strings.Join(reasons, "; "))
 }
 
 // objection is the first thing that speaks against an offer.
-func objection(pod Pod, offer *Offer) string {
+func objection(need *Need, offer *Offer) string {
 	switch {
-	case pod.Arch != "" && pod.Arch != offer.Arch:
-		return "have another architecture than " + pod.Arch
-	case !slices.Contains(pod.Markets, offer.Market):
+	case need.Arch != "" && need.Arch != offer.Arch:
+		return "have another architecture than " + need.Arch
+	case !slices.Contains(need.Markets, offer.Market):
 		return "are " + offer.Market + ", which its profile does not allow"
-	case len(pod.Providers) > 0 && !slices.Contains(pod.Providers, offer.Provider):
+	case len(need.Providers) > 0 && !slices.Contains(need.Providers, offer.Provider):
 		return "are of a provider that its profile does not allow"
-	case pod.MaxPriceMicrosPerHour > 0 && offer.PriceMicrosPerHour > pod.MaxPriceMicrosPerHour:
-		return "cost more than $" + spot.Dollars(pod.MaxPriceMicrosPerHour) + "/h"
+	case need.MaxPriceMicrosPerHour > 0 && offer.PriceMicrosPerHour > need.MaxPriceMicrosPerHour:
+		return "cost more than $" + spot.Dollars(need.MaxPriceMicrosPerHour) + "/h"
 	}
-	if short, fits := offer.Capacity.Fits(pod.Requests); !fits {
+	if short, fits := offer.Capacity.Fits(need.Requests); !fits {
 		if offer.Capacity[short] == 0 {
 			return "have no " + short
 		}

@@ -2,6 +2,9 @@
 //
 // It is pure and deterministic: the same pods, nodes and offers give the same plan, whatever their order in memory, because ties fall to
 // names. Every decision carries a reason in words for the user. Nodes that are still on their way count, so that one need is not bought twice.
+//
+// Pods with one need are planned for together, by their number. A Fleet keeps the nodes ordered for each need, so a plan costs what it
+// changes, and not what there is.
 package placement
 
 import (
@@ -24,24 +27,6 @@ func (v Vector) Fits(request Vector) (short string, fits bool) {
 		}
 	}
 	return "", true
-}
-
-// Minus returns v without the request. Neither is changed.
-func (v Vector) Minus(request Vector) Vector {
-	rest := make(Vector, len(v))
-	for name, amount := range v {
-		rest[name] = amount - request[name]
-	}
-	return rest
-}
-
-// Plus returns v with the request given back. Neither is changed.
-func (v Vector) Plus(request Vector) Vector {
-	sum := make(Vector, len(v))
-	for name, amount := range v {
-		sum[name] = amount + request[name]
-	}
-	return sum
 }
 
 // Times is how many requests fit into v; a request of nothing fits without bound, given as a large number.
@@ -109,11 +94,8 @@ func quantity(resource string, amount int64) string {
 	return fmt.Sprint(amount)
 }
 
-// Pod is a need: one pod that has no node yet.
-type Pod struct {
-	UID string
-	// Job that the pod belongs to.
-	Job      string
+// Need is what a pod demands of its node.
+type Need struct {
 	Requests Vector
 	// Arch it demands; empty for any.
 	Arch string
@@ -124,29 +106,29 @@ type Pod struct {
 	MaxPriceMicrosPerHour int64
 }
 
-// Node is a machine that is there, or on its way when Ready is false.
-type Node struct {
-	Name     string
-	Ready    bool
+// Machine is what matters of an instance beside its resources.
+type Machine struct {
 	Provider string
 	Market   string
 	Arch     string
-	Free     Vector
 	// PriceMicrosPerHour of the instance.
 	PriceMicrosPerHour int64
 }
 
+func (n *Need) allows(machine *Machine) bool {
+	return (n.Arch == "" || n.Arch == machine.Arch) &&
+		slices.Contains(n.Markets, machine.Market) &&
+		(len(n.Providers) == 0 || slices.Contains(n.Providers, machine.Provider)) &&
+		(n.MaxPriceMicrosPerHour == 0 || machine.PriceMicrosPerHour <= n.MaxPriceMicrosPerHour)
+}
+
 // Offer is what one provider offers.
 type Offer struct {
+	Machine
 	ID           string
-	Provider     string
 	InstanceType string
 	Zone         string
-	Market       string
-	Arch         string
 	Capacity     Vector
-	// PriceMicrosPerHour of one instance.
-	PriceMicrosPerHour int64
 	// Available is how many more can be had of the pool; negative means unknown.
 	Available int64
 }
@@ -163,136 +145,44 @@ func take(offers []Offer, pool string, count int64) {
 	}
 }
 
-// Plan is what to do.
-type Plan struct {
-	Bindings []Binding
-	Launches []Launch
-	// Rejections name the pods for which nothing can be done now.
-	Rejections []Rejection
-}
-
-// Binding puts a pod on a node.
-type Binding struct {
-	Pod, Node, Reason string
-}
-
-// Launch buys count instances of an offer for a Job.
+// Launch buys count instances of an offer.
 type Launch struct {
 	Offer  Offer
 	Count  int64
-	Job    string
 	Reason string
 }
 
-// Rejection is a "no" with its reason.
-type Rejection struct {
-	Pod, Reason string
-}
-
-// Make plans for the pods, in their order. Offers that are out for a while are left out by the caller.
-func Make(pods []Pod, nodes []Node, offers []Offer) Plan {
-	var plan Plan
-	nodes = slices.Clone(nodes)
-	slices.SortFunc(nodes, func(a, b Node) int { return strings.Compare(a.Name, b.Name) })
-	var homeless []Pod
-	for _, pod := range pods {
-		at, found := tightest(pod, nodes)
-		if !found {
-			homeless = append(homeless, pod)
-			continue
+// Buy covers so many pods of a need with the offers that are cheapest for what is still needed. It returns for how many nothing can be bought,
+// and why, and takes what it buys off what the offers have available.
+func Buy(need *Need, pods int64, offers []Offer) (launches []Launch, left int64, reason string) {
+	for pods > 0 {
+		at, slots, candidates := cheapest(need, pods, offers)
+		if at < 0 {
+			return launches, pods, explain(need, offers)
 		}
-		node := &nodes[at]
-		node.Free = node.Free.Minus(pod.Requests)
-		if node.Ready {
-			plan.Bindings = append(plan.Bindings, Binding{Pod: pod.UID, Node: node.Name, Reason: fmt.Sprintf("%s has room for %s", node.Name, pod.Requests)})
+		offer := &offers[at]
+		count := max(pods/slots, 1)
+		if offer.Available >= 0 {
+			count = min(count, offer.Available)
+			take(offers, offer.Pool(), count)
 		}
+		launches = append(launches, Launch{Offer: *offer, Count: count, Reason: fmt.Sprintf(
+			"%s in %s, %s, at $%s/h: the cheapest of %d offers that fit %s for %d pods (%d a node)",
+			offer.InstanceType, offer.Zone, offer.Market, spot.Dollars(offer.PriceMicrosPerHour), candidates, need.Requests, pods, slots)})
+		pods -= min(count*slots, pods)
 	}
-	buy(&plan, homeless, slices.Clone(offers))
-	return plan
-}
-
-// tightest finds the node, ready ones first, on which the pod leaves least free, so that others can empty.
-func tightest(pod Pod, nodes []Node) (at int, found bool) {
-	var best int64
-	for i := range nodes {
-		node := &nodes[i]
-		if !allowed(pod, node.Provider, node.Market, node.Arch, node.PriceMicrosPerHour) {
-			continue
-		}
-		if _, fits := node.Free.Fits(pod.Requests); !fits {
-			continue
-		}
-		left := node.Free.Times(pod.Requests)
-		if !node.Ready {
-			left += 1 << 41
-		}
-		if !found || left < best {
-			at, best, found = i, left, true
-		}
-	}
-	return at, found
-}
-
-func allowed(pod Pod, provider, market, arch string, price int64) bool {
-	return (pod.Arch == "" || pod.Arch == arch) &&
-		slices.Contains(pod.Markets, market) &&
-		(len(pod.Providers) == 0 || slices.Contains(pod.Providers, provider)) &&
-		(pod.MaxPriceMicrosPerHour == 0 || price <= pod.MaxPriceMicrosPerHour)
-}
-
-// buy covers the pods with the offers that are cheapest for what is still needed. Pods with the same need are bought for together.
-func buy(plan *Plan, pods []Pod, offers []Offer) {
-	for len(pods) > 0 {
-		same, rest := alike(pods)
-		for len(same) > 0 {
-			at, slots, candidates := cheapest(same[0], int64(len(same)), offers)
-			if at < 0 {
-				for _, pod := range same {
-					plan.Rejections = append(plan.Rejections, Rejection{Pod: pod.UID, Reason: explain(pod, offers)})
-				}
-				break
-			}
-			offer := &offers[at]
-			count := max(int64(len(same))/slots, 1)
-			if offer.Available >= 0 {
-				count = min(count, offer.Available)
-				take(offers, offer.Pool(), count)
-			}
-			plan.Launches = append(plan.Launches, Launch{Offer: *offer, Count: count, Job: same[0].Job, Reason: fmt.Sprintf(
-				"%s in %s, %s, at $%s/h: the cheapest of %d offers that fit %s for %d pods (%d a node)",
-				offer.InstanceType, offer.Zone, offer.Market, spot.Dollars(offer.PriceMicrosPerHour), candidates, same[0].Requests, len(same), slots)})
-			same = same[min(count*slots, int64(len(same))):]
-		}
-		pods = rest
-	}
-}
-
-// alike splits off the pods whose need equals that of the first.
-func alike(pods []Pod) (same, rest []Pod) {
-	first := needOf(pods[0])
-	for _, pod := range pods {
-		if needOf(pod) == first {
-			same = append(same, pod)
-		} else {
-			rest = append(rest, pod)
-		}
-	}
-	return same, rest
-}
-
-func needOf(pod Pod) string {
-	return fmt.Sprint(pod.Job, "|", pod.Requests, "|", pod.Arch, pod.Markets, pod.Providers, pod.MaxPriceMicrosPerHour)
+	return launches, 0, ""
 }
 
 // cheapest picks the offer with the lowest price for each pod that it would hold now. On a tie spot goes before on-demand, then by id.
-func cheapest(pod Pod, pods int64, offers []Offer) (at int, slots int64, candidates int) {
+func cheapest(need *Need, pods int64, offers []Offer) (at int, slots int64, candidates int) {
 	at = -1
 	for i := range offers {
 		offer := &offers[i]
-		if offer.Available == 0 || !allowed(pod, offer.Provider, offer.Market, offer.Arch, offer.PriceMicrosPerHour) {
+		if offer.Available == 0 || !need.allows(&offer.Machine) {
 			continue
 		}
-		fitting := offer.Capacity.Times(pod.Requests)
+		fitting := offer.Capacity.Times(need.Requests)
 		if fitting == 0 {
 			continue
 		}

@@ -46,7 +46,7 @@ func (t *Tally) Add(owner *engine.Job) {
 	t.Evicted += owner.Progress.Evicted
 	t.PaidMicros += owner.Account.Paid.Micros()
 	for pod := range owner.Live() {
-		t.PaidMicros += pod.Charge.Paid.Micros()
+		t.PaidMicros += pod.Charge().Paid.Micros()
 	}
 	t.Running += owner.Counts.Ready
 }
