@@ -16,11 +16,27 @@ type narrator struct {
 	// state is that after the fact which is being told, nil between two.
 	state *engine.State
 
+	dataDir string
+
 	mu        sync.Mutex
 	listeners map[*listener]bool
+	// concluded are the Jobs whose receipts were issued and that nobody has taken yet; news tells of them.
+	concluded []screen.Conclusion
+	news      chan struct{}
 }
 
-func newNarrator() *narrator { return &narrator{listeners: make(map[*listener]bool)} }
+func newNarrator(dataDir string) *narrator {
+	return &narrator{dataDir: dataDir, listeners: make(map[*listener]bool), news: make(chan struct{}, 1)}
+}
+
+// takeConcluded returns the Jobs whose receipts were issued since it was last called.
+func (n *narrator) takeConcluded() []screen.Conclusion {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	concluded := n.concluded
+	n.concluded = nil
+	return concluded
+}
 
 // listener collects what is told about some Jobs, and about nodes.
 type listener struct {
@@ -31,6 +47,16 @@ type listener struct {
 	// placed and ended are the pods that came to a node, and those that ended.
 	placed []placedPod
 	ended  []string
+	// concluded are Jobs that have their receipts, by UID.
+	concluded map[string]screen.Conclusion
+}
+
+// conclusion tells what a Job came to, if it has its receipt.
+func (l *listener) conclusion(uid string) (screen.Conclusion, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	concluded, ok := l.concluded[uid]
+	return concluded, ok
 }
 
 // placedPod is a pod whose containers are going to write.
@@ -81,7 +107,7 @@ func (l *listener) tellTo(show screen.Display) {
 
 // listen begins to collect for the Jobs of these names, until leave is called.
 func (n *narrator) listen(jobs ...engine.Name) (l *listener, leave func()) {
-	l = &listener{jobs: make(map[engine.Name]bool)}
+	l = &listener{jobs: make(map[engine.Name]bool), concluded: make(map[string]screen.Conclusion)}
 	for _, name := range jobs {
 		l.jobs[name] = true
 	}
@@ -102,6 +128,9 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 	n.state = nil
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if receipt, ok := fact.Body.(*event.Fact_ReceiptIssued); ok {
+		n.conclude(state.Jobs[receipt.ReceiptIssued.GetUid()])
+	}
 	if len(n.listeners) == 0 {
 		return
 	}
@@ -114,6 +143,23 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 				l.told = append(l.told, line)
 			}
 			l.follow(state, fact)
+			l.mu.Unlock()
+		}
+	}
+}
+
+// conclude notes what a Job came to: in a moment it may be deleted. It needs the lock.
+func (n *narrator) conclude(owner *engine.Job) {
+	concluded := screen.Conclude(owner, n.dataDir)
+	n.concluded = append(n.concluded, concluded)
+	select {
+	case n.news <- struct{}{}:
+	default:
+	}
+	for l := range n.listeners {
+		if l.jobs[owner.Name] {
+			l.mu.Lock()
+			l.concluded[owner.UID] = concluded
 			l.mu.Unlock()
 		}
 	}

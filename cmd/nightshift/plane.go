@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"time"
 
@@ -130,34 +129,23 @@ func (c *controlPlane) until(ctx context.Context, holds func(*engine.State) bool
 	}
 }
 
-// keepReports puts what each Job came to into the archive, where it stays when a Job of the same name follows. Once more at the end,
-// so that nothing that came last is left out.
+// keepReports puts what each Job came to into the archive, where it stays when the Job is deleted, or followed by one of the same name. A
+// start puts the reports of the whole log once more: the last of them may not have come to the archive.
 func (c *controlPlane) keepReports(ctx context.Context) error {
-	kept := make(map[string]bool)
 	for {
-		var seq uint64
-		var ended []screen.Report
-		c.view.Read(func(state *engine.State) {
-			seq = state.Seq
-			for uid, owner := range state.Jobs {
-				if owner.Receipt != nil && !kept[uid] {
-					ended = append(ended, screen.ReportOf(owner))
-				}
+		ending := ctx.Err() != nil
+		for _, each := range c.narrator.takeConcluded() {
+			name := fmt.Sprintf("jobs/%s/%s/%s", each.Report.Namespace, each.Report.Name, each.Report.UID)
+			if err := c.archive.PutDocument(context.WithoutCancel(ctx), name, each.Report); err != nil {
+				return fmt.Errorf("keep the report of Job %s: %w", each.Report.Name, err)
 			}
-			maps.DeleteFunc(kept, func(uid string, _ bool) bool { return state.Jobs[uid] == nil })
-		})
-		for _, each := range ended {
-			name := fmt.Sprintf("jobs/%s/%s/%s", each.Namespace, each.Name, each.UID)
-			if err := c.archive.PutDocument(context.WithoutCancel(ctx), name, each); err != nil {
-				return fmt.Errorf("keep the report of Job %s: %w", each.Name, err)
-			}
-			kept[each.UID] = true
 		}
-		if ctx.Err() != nil && len(ended) == 0 {
+		if ending {
 			return nil
 		}
-		if err := c.view.WaitFor(ctx, seq+1); err != nil && ctx.Err() == nil {
-			return err
+		select {
+		case <-c.narrator.news:
+		case <-ctx.Done():
 		}
 	}
 }

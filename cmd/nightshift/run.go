@@ -77,10 +77,9 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	// The API holds them against the same rules; here nothing has been started yet.
 	for _, wanted := range jobs {
-		if _, errs := manifest.Admit(wanted, manifest.Options{UID: uuid.NewUUID(), Images: settings.images}); len(errs) > 0 {
-			return usage(manifest.Invalid(wanted.Name, errs))
+		if err := checkRunnable(wanted, settings.images); err != nil {
+			return usage(err)
 		}
 	}
 	// The first signal ends the run in good order; a second one ends the program.
@@ -116,6 +115,20 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 			return &exitError{exitInterrupted, ctx.Err()}
 		}
 	}
+}
+
+// checkRunnable holds a Job against the rules of the API, before anything is started, and refuses one that would never end here.
+func checkRunnable(wanted *batchv1.Job, images manifest.Images) error {
+	admitted, errs := manifest.Admit(wanted, manifest.Options{UID: uuid.NewUUID(), Images: images})
+	switch {
+	case len(errs) > 0:
+		return manifest.Invalid(wanted.Name, errs)
+	case admitted.Spec.Suspend != nil && *admitted.Spec.Suspend:
+		return fmt.Errorf("the Job %s is suspended (spec.suspend) and run would wait for ever; take that out, or use serve, where it can be resumed", wanted.Name)
+	case admitted.Spec.ManagedBy != nil && *admitted.Spec.ManagedBy != batchv1.JobControllerName:
+		return fmt.Errorf("the Job %s is managed by %s (spec.managedBy) and nobody here acts on it", wanted.Name, *admitted.Spec.ManagedBy)
+	}
+	return nil
 }
 
 // A run that finds its data directory in use, and nobody to attach to, tries again for a while.

@@ -89,6 +89,13 @@ func TestEachEndHasItsExitStatusAndSaysWhy(t *testing.T) {
 			[]string{`strict decoding error: unknown field "spec.completionz"`}},
 		{"what does not work yet is refused by name", strings.Replace(job("x", "true"), "restartPolicy", "hostNetwork: true\n      restartPolicy", 1), nil, 2,
 			[]string{"spec.template.spec.hostNetwork", "not supported by this version of Nightshift"}},
+		{"a suspended Job is refused, as run would wait for ever", strings.Replace(job("x", "true"), "suspend: false", "suspend: true", 1), nil, 2,
+			[]string{"the Job x is suspended (spec.suspend)"}},
+		{"a Job that somebody else manages is refused", job("x", "true", "managedBy: example.com/other"), nil, 2,
+			[]string{"managed by example.com/other (spec.managedBy)"}},
+		{"an index that is given up fails the Job when all others have ended",
+			job("x", "[ $JOB_COMPLETION_INDEX != 1 ]", "completionMode: Indexed", "completions: 3", "parallelism: 3", "backoffLimitPerIndex: 0"), nil, 1,
+			[]string{"FailedIndexes", "Job has failed indexes"}},
 		{"an image that names no command is refused and the way out told",
 			strings.Replace(job("x", "true"), `command: [sh, -c, "true"]`, "args: [a]", 1), nil, 2,
 			[]string{"spec.template.spec.containers[0].command", "--image none=EXECUTABLE"}},
@@ -120,6 +127,8 @@ func TestEachEndHasItsExitStatusAndSaysWhy(t *testing.T) {
 				}
 			}
 			switch {
+			case strings.Contains(test.manifest, "backoffLimitPerIndex") && (run.result().CompletedIndexes != "0,2" || run.result().FailedIndexes != "1"):
+				t.Errorf("the object says %+v", run.result())
 			case test.status == 1 && run.result().Status != "Failed":
 				t.Errorf("the object says %+v", run.result())
 			case test.status != 1 && run.stdout.String() != "":
@@ -188,6 +197,35 @@ func TestNothingOutlivesARunThatIsKilledAndTheJobGoesOn(t *testing.T) {
 	again.mustEnd(0)
 	if got := again.result(); got.UID != uid || got.Succeeded != 1 || got.Failed != 0 || got.Evicted != 1 {
 		t.Errorf("after the kill: %+v, want the same UID %s and the lost attempt as an eviction", got, uid)
+	}
+}
+
+func TestAJobThatIsDeletedAsSoonAsItHasEndedHasItsResultAllTheSame(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run := w.nightshift("run", "-f", w.write("job.yaml", job("brief", "true", "ttlSecondsAfterFinished: 0")), "--data-dir", "state", "-o", "json")
+	run.mustEnd(0)
+	got := run.result()
+	if got.Status != "Complete" || got.Succeeded != 1 {
+		t.Errorf("the run came to %+v", got)
+	}
+	if _, err := os.Stat(w.path("state", "archive", "documents", "jobs", "default", "brief", got.UID+".json")); err != nil {
+		t.Errorf("the report is not kept: %v", err)
+	}
+	look := w.nightshift("get", "jobs", "--data-dir", "state")
+	look.mustEnd(0)
+	if out := look.stderr.String(); !strings.Contains(out, "No resources found") {
+		t.Errorf("after its time to live there is %s%s", look.stdout, out)
+	}
+}
+
+func TestAWorkQueueEndsWhenItsPodsAgree(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run := w.nightshift("run", "-f", w.write("job.yaml", job("queue", `while [ ! -e all ]; do [ $(ls | grep -c ^here) = 3 ] && touch all; : > here.$(cut -d" " -f4 /proc/self/stat); sleep 0.05; done`, "parallelism: 3")), "--data-dir", "state")
+	run.mustEnd(0)
+	if out := run.stdout.String(); !strings.Contains(out, "Complete after") || !strings.Contains(out, ": 3 succeeded, 0 failed") {
+		t.Errorf("the work queue ends with\n%s", tail(out))
 	}
 }
 

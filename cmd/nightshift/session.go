@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -75,27 +76,42 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	began := time.Now()
 	var ended []screen.Conclusion
 	var now screen.Tally
+	var deleted []string
 	err := s.plane.until(ctx, func(state *engine.State) bool {
-		ended, now = ended[:0], screen.Tally{}
-		for _, uid := range s.uids {
-			owner := state.Jobs[uid]
-			now.Add(owner)
-			if owner.Receipt != nil {
-				ended = append(ended, screen.Conclude(owner, s.plane.settings.dataDir))
+		ended, deleted, now = ended[:0], deleted[:0], screen.Tally{}
+		for i, uid := range s.uids {
+			owner, there := state.Jobs[uid]
+			concluded, hasEnded := heard.conclusion(uid)
+			if !hasEnded && there && owner.Receipt != nil {
+				// It had its receipt before this session began to listen.
+				concluded, hasEnded = screen.Conclude(owner, s.plane.settings.dataDir), true
+			}
+			switch {
+			case hasEnded && concluded.Report.Status != "":
+				ended = append(ended, concluded)
+			case !there:
+				deleted = append(deleted, names[i].Name)
+			}
+			if there {
+				now.Add(owner)
 			}
 		}
 		now.Pace(time.Since(began))
-		return len(ended) == len(s.uids)
+		return len(ended)+len(deleted) == len(s.uids)
 	}, func() {
 		heard.tellTo(s.show)
 		s.show.Count(now)
 		logs.look(heard)
 	})
 	logs.wait(err == nil)
-	if err == nil {
-		s.plane.leave(s.uids)
+	if err != nil {
+		return ended, err
 	}
-	return ended, err
+	s.plane.leave(s.uids)
+	if len(deleted) > 0 {
+		return ended, &exitError{exitFailed, fmt.Errorf("deleted before the end: %s", strings.Join(deleted, ", "))}
+	}
+	return ended, nil
 }
 
 // create puts the Jobs through the API of this process, as kubectl would. If one is refused, none of this call stays.

@@ -120,7 +120,7 @@ func (c *controlPlane) openAuthority(context.Context) (err error) {
 }
 
 func (c *controlPlane) openTelemetry(ctx context.Context) (err error) {
-	c.narrator = newNarrator()
+	c.narrator = newNarrator(c.settings.dataDir)
 	c.telemetry, err = telemetry.New(ctx, telemetry.Options{
 		TraceFile: c.settings.traceFile, ServiceVersion: version, Cursor: telemetry.CursorDir(c.path("telemetry")), Costs: c.narrator, Logger: c.logger,
 	})

@@ -311,7 +311,8 @@ func (t *transcript) String() string {
 type result struct {
 	Name, Namespace, UID, Status, Reason, Message string
 	Succeeded, Failed, Evicted                    int
-	CompletedIndexes, StartTime, CompletionTime   string
+	CompletedIndexes, FailedIndexes               string
+	StartTime, CompletionTime                     string
 	TraceID                                       string
 	Cost                                          struct{ Spot, OnDemand, Currency string }
 }

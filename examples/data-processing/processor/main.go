@@ -177,6 +177,8 @@ func workOnClaimed(name string, claim *claim, in string, out output, at *progres
 	}
 	at.comparing(name, 0, len(functions))
 	result := compare(name, functions, leftOut, func(done int) { at.comparing(name, done, len(functions)) })
+	// From here on nobody can tell whether the report is there, until it is.
+	at.publishing(name)
 	if err := out.publish(name, result); err != nil {
 		return false, err
 	}

@@ -24,6 +24,8 @@ func (p *progress) comparing(file string, done, of int) {
 	p.set(fmt.Sprintf("in the middle of %s after %d of %d functions", file, done, of))
 }
 
+func (p *progress) publishing(file string) { p.set("while it published " + file) }
+
 func (p *progress) published(file string) { p.set("after it published " + file) }
 
 // String completes the sentence "interrupted ...".

@@ -29,6 +29,8 @@ type Report struct {
 	Evicted   int32 `json:"evicted"`
 	// CompletedIndexes is empty for a Job that is not Indexed.
 	CompletedIndexes string `json:"completedIndexes"`
+	// FailedIndexes are those that were given up, with backoffLimitPerIndex; else it is empty.
+	FailedIndexes string `json:"failedIndexes"`
 	// StartTime and CompletionTime, the time at which the Job ended either way, in RFC 3339, UTC.
 	StartTime      string `json:"startTime"`
 	CompletionTime string `json:"completionTime"`
@@ -47,7 +49,7 @@ type Cost struct {
 // Conclusion is all that is told of a Job that has ended: the report, and what people want to know beside it.
 type Conclusion struct {
 	Report Report `json:"report"`
-	// Completions wanted and Attempts made.
+	// Completions wanted, negative for a work queue, and Attempts made.
 	Completions int32 `json:"completions"`
 	Attempts    int64 `json:"attempts"`
 	// Took is from the start to the end.
@@ -88,6 +90,7 @@ func ReportOf(owner *engine.Job) Report {
 	}
 	if owner.Spec.Indexed {
 		ended.CompletedIndexes = owner.Progress.Completed.String()
+		ended.FailedIndexes = owner.Progress.FailedIndexes.String()
 	}
 	for _, kind := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed} {
 		if condition, ok := owner.Progress.Condition(kind); ok {
@@ -119,12 +122,16 @@ func (c *Conclusion) Summarize(out io.Writer) error {
 	if c.Saved >= 0 {
 		saved = fmt.Sprintf(" (%d%% saved)", c.Saved)
 	}
-	_, err := fmt.Fprintf(out, "\njob %s/%s %s after %s: %d of %d succeeded, %d failed, %d evicted, %d attempts in all\n"+
+	succeeded := fmt.Sprint(r.Succeeded)
+	if c.Completions >= 0 {
+		succeeded = fmt.Sprintf("%d of %d", r.Succeeded, c.Completions)
+	}
+	_, err := fmt.Fprintf(out, "\njob %s/%s %s after %s: %s succeeded, %d failed, %d evicted, %d attempts in all\n"+
 		"reason:   %s (%s)\n"+
 		"receipt:  $%s paid, of it $%s for evicted work and $%s for idle nodes; on demand the same work costs $%s%s\n"+
 		"trace:    %s\n"+
 		"logs:     %s\n",
-		r.Namespace, r.Name, r.Status, c.Took.Round(time.Millisecond), r.Succeeded, c.Completions, r.Failed, r.Evicted, c.Attempts,
+		r.Namespace, r.Name, r.Status, c.Took.Round(time.Millisecond), succeeded, r.Failed, r.Evicted, c.Attempts,
 		r.Message, r.Reason, r.Cost.Spot, spot.Dollars(c.EvictedMicros), spot.Dollars(c.IdleMicros), r.Cost.OnDemand, saved, r.TraceID, c.Logs)
 	return err
 }

@@ -40,7 +40,12 @@ func (t Tally) String() string {
 
 // Add counts a Job in.
 func (t *Tally) Add(owner *engine.Job) {
-	t.Wanted += owner.Spec.Completions
+	// A work queue wants one success, and then those that are under way.
+	wanted := owner.Spec.Completions
+	if owner.Spec.IsWorkQueue() {
+		wanted = max(1, owner.Progress.Succeeded+owner.Counts.Active)
+	}
+	t.Wanted += wanted
 	t.Succeeded += owner.Progress.Succeeded
 	t.Failed += owner.Progress.Failed
 	t.Evicted += owner.Progress.Evicted
