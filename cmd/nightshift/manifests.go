@@ -44,7 +44,7 @@ func readJobs(names []string, namespace string) (jobs []*batchv1.Job, err error)
 	for _, wanted := range jobs {
 		name := wanted.Namespace + "/" + wanted.Name
 		if seen[name] {
-			return nil, fmt.Errorf("Job %s is there twice", name)
+			return nil, fmt.Errorf("the Job %s is there twice", name)
 		}
 		seen[name] = true
 	}

@@ -13,6 +13,9 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
 
+// errInUse: another nightshift works on the data directory.
+var errInUse = errors.New("another nightshift works there")
+
 // flushWithin bounds how long the end waits for a trace collector.
 const flushWithin = 5 * time.Second
 
@@ -35,6 +38,7 @@ func (c *controlPlane) start() {
 	c.running, c.stop = ctx, stop
 	for name, part := range map[string]func(context.Context) error{
 		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
+		"the socket for other runs": func(ctx context.Context) error { return c.socket.Serve(ctx, c.settings.dataDir) },
 	} {
 		c.parts.Go(func() {
 			err := part(ctx)

@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
@@ -87,38 +90,100 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	if options.output == "json" {
 		progress = stderr
 	}
-	return withControlPlane(ctx, settings, func(plane *controlPlane) error {
-		show := screen.New(progress)
-		ended, err := plane.runToTheEnd(ctx, stopSignals, &session{plane: plane, jobs: jobs, show: show, follow: options.follow})
+	show := screen.New(progress)
+	conclude := func(ended []screen.Conclusion) error {
 		show.Close()
-		if err != nil {
+		return writeResult(ended, options.output, stdout)
+	}
+	brought := attach.Visit{Jobs: jobs, Images: settings.images, Environ: os.Environ(), Follow: options.follow}
+	if brought.Dir, err = os.Getwd(); err != nil {
+		return usage(err)
+	}
+	for deadline := time.Now().Add(attachWithin); ; {
+		err := withControlPlane(ctx, settings, func(plane *controlPlane) error {
+			return plane.runToTheEnd(ctx, stopSignals, &session{plane: plane, jobs: jobs, show: show, follow: options.follow}, conclude)
+		})
+		if errors.Is(err, errInUse) {
+			err = attachTo(ctx, stopSignals, settings.dataDir, brought, show, conclude)
+		}
+		if !errors.Is(err, errInUse) || time.Now().After(deadline) {
 			return err
 		}
-		return writeResult(ended, options.output, stdout)
-	})
+		// The other one is beginning, or ending: neither is told to anybody.
+		select {
+		case <-time.After(attachAgain):
+		case <-ctx.Done():
+			return &exitError{exitInterrupted, ctx.Err()}
+		}
+	}
 }
 
-// runToTheEnd brings a session to its end and gives all nodes back.
-func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session) ([]screen.Conclusion, error) {
+// A run that finds its data directory in use, and nobody to attach to, tries again for a while.
+const (
+	attachWithin = 30 * time.Second
+	attachAgain  = 100 * time.Millisecond
+)
+
+// attachTo runs the Jobs in the control plane of another run or server. It fails with errInUse when that takes nobody in.
+func attachTo(ctx context.Context, stopSignals func(), dataDir string, brought attach.Visit, show screen.Display, conclude func([]screen.Conclusion) error) error {
+	conn, err := attach.Dial(dataDir)
+	if err != nil {
+		return &exitError{exitMachinery, fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)}
+	}
+	show.Tell(screen.Say("another nightshift works on %s; its nodes and its policy are used", dataDir))
+	defer context.AfterFunc(ctx, func() {
+		stopSignals()
+		show.Tell(screen.Say(interruptedWords))
+	})()
+	end, err := attach.Run(ctx, conn, brought, show)
+	switch {
+	case errors.Is(err, attach.ErrClosing):
+		return fmt.Errorf("%w: %w", errInUse, err)
+	case err != nil:
+		return &exitError{exitMachinery, err}
+	case end.Status != 0:
+		show.Close()
+		return &exitError{end.Status, errors.New(end.Error)}
+	}
+	return conclude(end.Ended)
+}
+
+const interruptedWords = "interrupted: the pods are stopped gracefully; interrupt again to end at once"
+
+var errInterrupted = &exitError{exitInterrupted, errors.New("interrupted; what is unfinished stays in the data directory and goes on when it is run again")}
+
+// runToTheEnd brings a session to its end, has conclude tell what it came to, waits for the runs that are attached, and gives all nodes back.
+func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session, conclude func([]screen.Conclusion) error) error {
 	if err := s.find(); err != nil {
-		return nil, err
+		return err
 	}
 	c.start()
 	ended, err := s.run(ctx)
 	interrupted := ctx.Err() != nil
 	stopSignals()
-	reason := "the run has ended"
+	reason, concluded := "the run has ended", false
 	if interrupted {
-		reason = "the run was interrupted"
-		s.show.Tell(screen.Say("interrupted: the pods are stopped gracefully; interrupt again to end at once"))
+		reason, err = "the run was interrupted", errInterrupted
+		s.show.Tell(screen.Say(interruptedWords))
 	}
+	// If the control plane breaks meanwhile, closing the fleet tells.
+	_ = c.socket.CloseWhenEmpty(c.running, func(present int) {
+		s.show.Tell(screen.Say("%d more are attached to this run's control plane, which goes on until they have ended; interrupt to end them too", present))
+		switch {
+		case interrupted:
+			s.park(c.running)
+		case err == nil && !concluded:
+			err, concluded = conclude(ended), true
+		}
+	})
 	if closeErr := c.closeFleet(reason, s.show); closeErr != nil {
-		return nil, errors.Join(asExit(err), closeErr)
+		return errors.Join(asExit(err), closeErr)
 	}
-	if interrupted {
-		return nil, &exitError{exitInterrupted, errors.New("interrupted; what is unfinished stays in the data directory and goes on when it is run again")}
+	if err == nil && !concluded {
+		return conclude(ended)
 	}
-	return ended, asExit(err)
+	s.show.Close()
+	return asExit(err)
 }
 
 // writeResult writes what the Jobs came to; a *exitError says so if one has failed.

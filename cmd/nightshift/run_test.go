@@ -191,21 +191,6 @@ func TestNothingOutlivesARunThatIsKilledAndTheJobGoesOn(t *testing.T) {
 	}
 }
 
-func TestASecondRunOnADirectoryInUseIsToldWho(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	file := w.write("job.yaml", job("wait", "while [ ! -e go ]; do sleep 0.05; done"))
-	first := w.nightshift("run", "-f", file, "--data-dir", "state")
-	first.awaitOutput(first.stdout, "started on")
-	second := w.nightshift("run", "-f", file, "--data-dir", "state")
-	second.mustEnd(3)
-	if !strings.Contains(second.stderr.String(), "give another --data-dir") {
-		t.Errorf("the second run says %s", second.stderr)
-	}
-	w.write("go", "")
-	first.mustEnd(0)
-}
-
 func TestHelpShowsExamples(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

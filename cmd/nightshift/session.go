@@ -68,6 +68,9 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	if err := s.create(ctx); err != nil {
 		return nil, err
 	}
+	for _, uid := range s.uids {
+		s.plane.join(uid)
+	}
 	logs := s.startFollowing()
 	began := time.Now()
 	var ended []screen.Conclusion
@@ -89,6 +92,9 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 		logs.look(heard)
 	})
 	logs.wait(err == nil)
+	if err == nil {
+		s.plane.leave(s.uids)
+	}
 	return ended, err
 }
 
@@ -101,6 +107,10 @@ func (s *session) create(ctx context.Context) error {
 	var created []*batchv1.Job
 	for i, wanted := range s.jobs {
 		if s.uids[i] != "" {
+			// It may be parked, if a run that was attached has left it.
+			if _, err := s.plane.writer.Submit(ctx, engine.UnparkJob{UID: s.uids[i]}); err != nil {
+				return err
+			}
 			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
 			continue
 		}

@@ -39,7 +39,7 @@ func TestOneWrongJobAmongSeveralKeepsAllFromRunning(t *testing.T) {
 	w := newWorld(t)
 	for _, test := range []struct{ manifests, says string }{
 		{job("fine", "touch ran") + "---\n" + job("wrong", "true", "completions: -1"), `Job.batch "wrong" is invalid`},
-		{job("fine", "touch ran") + "---\n" + job("fine", "true"), "Job default/fine is there twice"},
+		{job("fine", "touch ran") + "---\n" + job("fine", "true"), "the Job default/fine is there twice"},
 		{job("fine", "touch ran") + "---\nkind: Pod\napiVersion: v1\n", "document 2: kind Pod of v1 is not supported"},
 		{"---\n", "no Job in it"},
 	} {

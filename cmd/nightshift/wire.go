@@ -18,16 +18,17 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
 	"github.com/nightshift-batch/nightshift/orchestrator/admission"
 	"github.com/nightshift-batch/nightshift/orchestrator/archive"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
+	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
@@ -56,6 +57,10 @@ type controlPlane struct {
 	desk      *admission.Desk
 	fleet     *fleet.Fleet
 	api       *kubeapi.Server
+	// socket is where other commands reach this one; guests and waiting are what it knows of runs that are attached.
+	socket  *attach.Server
+	guests  guests
+	waiting waiting
 
 	// running ends with stop, or when a part ends by itself; failed says which.
 	running context.Context
@@ -99,7 +104,7 @@ func (c *controlPlane) path(parts ...string) string {
 func (c *controlPlane) openJournal(ctx context.Context) (err error) {
 	c.journal, err = etcd.Open(ctx, etcd.Options{Dir: c.path("journal"), Logger: c.logger})
 	if errors.Is(err, etcd.ErrInUse) {
-		err = fmt.Errorf("%w; another nightshift works there: wait for it, or give another --data-dir", err)
+		err = fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)
 	}
 	return err
 }
@@ -257,9 +262,16 @@ func (c *controlPlane) openFleet(context.Context) error {
 func (c *controlPlane) openAPI(context.Context) (err error) {
 	c.api, err = kubeapi.New(kubeapi.Config{
 		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
-		Images: c.settings.images, Hosts: c.settings.hosts, Logger: c.logger,
+		Images: func() manifest.Images { return c.guests.images(c.settings.images) }, Hosts: c.settings.hosts, Logger: c.logger,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	inside := kubeapi.Identity{User: whoRuns(), Groups: []string{kubeapi.AdminGroup}}
+	c.socket = &attach.Server{Host: c.host, Logger: c.logger, API: http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		c.api.Handler().ServeHTTP(w, request.WithContext(kubeapi.WithIdentity(request.Context(), inside)))
+	})}
+	return nil
 }
 
 // client asks the API in this process. A Job that it creates takes the place of one of the same name that has ended.
@@ -366,19 +378,4 @@ func (l podLookup) PodOwner(podUID string) (node, tenant, jobUID string, ok bool
 		}
 	})
 	return node, tenant, jobUID, ok
-}
-
-// resolveImages gives containers that name no command the executable that --image names.
-func (c *controlPlane) resolveImages(pod *corev1.Pod) error {
-	for _, containers := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for i := range containers {
-			container := &containers[i]
-			command, ok := c.settings.images.Command(*container)
-			if !ok {
-				return fmt.Errorf("image %q names no command here; give --image %s=EXECUTABLE", container.Image, container.Image)
-			}
-			container.Command = command
-		}
-	}
-	return nil
 }

@@ -166,6 +166,15 @@ func (w *world) start(program string, args ...string) *command {
 	return w.startReading("", program, args...)
 }
 
+// in is the same world seen from another directory, with more in its environment.
+func (w *world) in(dir string, env ...string) *world {
+	w.t.Helper()
+	if err := os.MkdirAll(w.path(dir), 0o755); err != nil {
+		w.t.Fatal(err)
+	}
+	return &world{t: w.t, dir: w.path(dir), mark: w.mark, env: append(slices.Clone(w.env), env...)}
+}
+
 // startReading starts a program that reads the text from its standard input.
 func (w *world) startReading(stdin, program string, args ...string) *command {
 	w.t.Helper()

@@ -219,6 +219,9 @@ func (s *State) vacate(pod *Pod) {
 	if len(node.pods) == 0 {
 		node.IdleSince = s.Now
 		s.markRelease(node)
+	} else if owner := pod.Job(); node.payer == owner && !slices.ContainsFunc(node.pods, func(other *Pod) bool { return other.Job() == owner }) {
+		// It works for others alone: they would have it if it became empty.
+		s.pay(node, node.pods[len(node.pods)-1].Job())
 	}
 	s.work.place = true
 }

@@ -25,8 +25,8 @@ type CloseFleet struct{ Reason string }
 // Tick tells that time has passed.
 type Tick struct{}
 
-// ParkJob stops a Job's pods as evictions, and makes no new ones until UnparkJob or the next term. One that has ended, or is parked, is left
-// alone.
+// ParkJob stops a Job's pods as evictions, and makes no new ones until UnparkJob or the next term. One that has ended, or is parked with no more
+// time for its pods, is left alone.
 type ParkJob struct {
 	UID    string
 	Reason string

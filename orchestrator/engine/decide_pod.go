@@ -2,6 +2,7 @@ package engine
 
 import (
 	"slices"
+	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
@@ -19,7 +20,7 @@ func (d *draft) parkJob(command ParkJob) error {
 	switch {
 	case !ok:
 		return reject(NotFound, "Job %s not found", command.UID)
-	case owner.Ended() || owner.parked != nil:
+	case owner.Ended() || (owner.parked != nil && owner.parked.graceSeconds <= command.GraceSeconds):
 		return nil
 	}
 	d.add(owner.Tenant(), &event.JobParked{Uid: owner.UID, Reason: command.Reason, GraceSeconds: command.GraceSeconds})
@@ -41,14 +42,16 @@ func (d *draft) unparkJob(command UnparkJob) error {
 // settleParked stops what a parked Job has. Pods without a node have nothing to lose and give up their places.
 func (d *draft) settleParked(owner *Job) {
 	for pod := range owner.Live() {
+		grace := min(pod.template.GraceSeconds, owner.parked.graceSeconds)
+		stopping := &event.PodStopping{Reason: reasonParked, Message: owner.parked.reason, Eviction: pod.node != nil, Released: pod.node == nil, GraceSeconds: grace}
 		if pod.IsStopping() {
-			continue
-		}
-		stopping := &event.PodStopping{Reason: reasonParked, Message: owner.parked.reason}
-		if pod.node == nil {
-			stopping.Released = true
-		} else {
-			stopping.Eviction, stopping.GraceSeconds = true, min(pod.template.GraceSeconds, owner.parked.graceSeconds)
+			if end := time.Unix(0, pod.end.stopping).Add(time.Duration(pod.end.grace) * time.Second); !end.After(d.now.Add(time.Duration(grace) * time.Second)) {
+				continue
+			}
+			// It was told before, for whatever reason, and has less time now.
+			said := pod.reason()
+			stopping.Reason, stopping.Message = said.reason, said.message
+			stopping.Eviction, stopping.Released = pod.flags&evictionPending != 0, pod.flags&released != 0
 		}
 		d.stopPod(pod, stopping)
 	}

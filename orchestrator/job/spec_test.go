@@ -41,3 +41,19 @@ func TestAPodRequestsTheMostThatItsContainersNeedAtOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestInitContainersGetTheCompletionIndexToo(t *testing.T) {
+	var owner batchv1.Job
+	owner.Name = "demo"
+	mine := corev1.Container{Name: "mine", Env: []corev1.EnvVar{{Name: "JOB_COMPLETION_INDEX", Value: "my own"}}}
+	owner.Spec.Template.Spec = corev1.PodSpec{InitContainers: []corev1.Container{{Name: "setup"}, mine}, Containers: []corev1.Container{{Name: "main"}}}
+	spec := job.PodObject(&owner, job.Pod{Name: "demo-3-abcde", Index: 3}, 1).Spec
+	for _, c := range []corev1.Container{spec.InitContainers[0], spec.Containers[0]} {
+		if len(c.Env) != 1 || c.Env[0].Name != "JOB_COMPLETION_INDEX" || c.Env[0].ValueFrom.FieldRef.FieldPath != "metadata.labels['batch.kubernetes.io/job-completion-index']" {
+			t.Errorf("container %s has the environment %v", c.Name, c.Env)
+		}
+	}
+	if env := spec.InitContainers[1].Env; len(env) != 1 || env[0].Value != "my own" {
+		t.Errorf("the user's own variable became %v", env)
+	}
+}

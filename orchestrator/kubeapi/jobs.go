@@ -71,7 +71,7 @@ func (j *jobs) Create(ctx context.Context, object runtime.Object, validate rest.
 }
 
 func (j *jobs) create(ctx context.Context, job *batchv1.Job, validate rest.ValidateObjectFunc, dryRun bool) (runtime.Object, error) {
-	admitted, errs := manifest.Admit(job, manifest.Options{UID: job.UID, Created: job.CreationTimestamp, Images: j.server.config.Images})
+	admitted, errs := manifest.Admit(job, manifest.Options{UID: job.UID, Created: job.CreationTimestamp, Images: j.server.config.Images()})
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(job.Name, errs)
 	}
@@ -170,7 +170,7 @@ func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.
 			each.DeletionTimestamp, each.DeletionGracePeriodSeconds, each.Finalizers = nil, nil, nil
 		}
 	}
-	admitted, errs := manifest.AdmitUpdate(job, before, j.server.config.Images)
+	admitted, errs := manifest.AdmitUpdate(job, before, j.server.config.Images())
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(old.Name, errs)
 	}

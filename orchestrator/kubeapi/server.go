@@ -98,8 +98,8 @@ type Config struct {
 	Jobs      JobCreator
 	Logs      Logs
 	Authority Authority
-	// Images that containers without a command may name.
-	Images manifest.Images
+	// Images gives those that containers without a command may name now; nil for none. What it returns is not changed later.
+	Images func() manifest.Images
 	// Hosts by which the server is reached: DNS names and IP addresses. Loopback is always among them.
 	Hosts []string
 	// Now is the clock; nil is time.Now.
@@ -127,6 +127,9 @@ func New(config Config) (*Server, error) {
 	}
 	if config.Now == nil {
 		config.Now = time.Now
+	}
+	if config.Images == nil {
+		config.Images = func() manifest.Images { return nil }
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
@@ -21,9 +22,14 @@ type recorder struct {
 	kinds []string
 	next  uint64
 	gap   error
+	// hold, if not nil, keeps the writer from going on for as long as it is open.
+	hold chan struct{}
 }
 
 func (r *recorder) Observe(first uint64, facts []*event.Fact) {
+	if r.hold != nil {
+		<-r.hold
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if first != r.next+1 {
@@ -55,7 +61,11 @@ type running struct {
 
 func start(t *testing.T, log journal.Journal) *running {
 	t.Helper()
-	follower := &recorder{}
+	return startWith(t, log, &recorder{})
+}
+
+func startWith(t *testing.T, log journal.Journal, follower *recorder) *running {
+	t.Helper()
 	w, err := writer.Open(t.Context(), writer.Config{
 		Journal: log, Now: time.Now, Seed: []byte("a seed of sixteen bytes"), Followers: []writer.Follower{follower}, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -74,32 +84,45 @@ func put(i int) engine.Command {
 }
 
 func TestCommandsThatWaitShareABatch(t *testing.T) {
-	log := journal.NewMemory()
-	r := start(t, log.Open())
-	const callers = 500
-	var group sync.WaitGroup
-	for i := range callers {
-		group.Go(func() {
-			if _, err := r.Submit(t.Context(), put(i)); err != nil {
-				t.Error(err)
-			}
+	synctest.Test(t, func(t *testing.T) {
+		log := journal.NewMemory()
+		follower := &recorder{}
+		r := startWith(t, log.Open(), follower)
+		synctest.Wait() // the writer is at work
+		follower.hold = make(chan struct{})
+		const callers = 500
+		var group sync.WaitGroup
+		for i := range callers {
+			group.Go(func() {
+				if _, err := r.Submit(t.Context(), put(i)); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		// The batch of the first is held up on its way, and all others wait.
+		synctest.Wait()
+		close(follower.hold)
+		group.Wait()
+		batches, facts := 0, 0
+		err := log.Open().Read(t.Context(), 1, func(batch journal.Batch) error {
+			batches, facts = batches+1, facts+len(batch.Facts)
+			return nil
 		})
-	}
-	group.Wait()
-	batches, facts := 0, 0
-	err := log.Open().Read(t.Context(), 1, func(batch journal.Batch) error {
-		batches, facts = batches+1, facts+len(batch.Facts)
-		return nil
+		if err != nil || facts != callers+1 {
+			t.Fatalf("the log holds %d facts: %v", facts, err)
+		}
+		// The term's, the first command's, and the rest in groups of at most 256.
+		if batches > 5 {
+			t.Errorf("%d facts took %d batches: they were not grouped", facts, batches)
+		}
+		if seen := r.follower.seen(t); len(seen) != callers+1 {
+			t.Errorf("the follower saw %d facts", len(seen))
+		}
+		r.stop()
+		if err := <-r.ended; err != nil {
+			t.Error(err)
+		}
 	})
-	if err != nil || facts != callers+1 {
-		t.Fatalf("the log holds %d facts: %v", facts, err)
-	}
-	if batches > callers/2 {
-		t.Errorf("%d facts took %d batches: they were not grouped", facts, batches)
-	}
-	if seen := r.follower.seen(t); len(seen) != callers+1 {
-		t.Errorf("the follower saw %d facts", len(seen))
-	}
 }
 
 func TestARestartGoesOnWhereItWas(t *testing.T) {

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -148,7 +149,7 @@ func (m machine) settle(h hierarchy, name string, controllers []string) (*place,
 	if h.version == 1 {
 		return m.take(h, h.own, name, controllers)
 	}
-	var reasons []error
+	var reason error // Of the agent's own group: those above are tried because of it.
 	for _, need := range [][]string{controllers, nil} {
 		for base := h.own; ; base = filepath.Dir(base) {
 			p, err := m.take(h, base, name, need)
@@ -160,9 +161,9 @@ func (m machine) settle(h hierarchy, name string, controllers []string) (*place,
 				}
 			}
 			if err == nil {
-				return p, errors.Join(reasons...)
+				return p, reason
 			}
-			reasons = append(reasons, err)
+			reason = cmp.Or(reason, err)
 			if base == h.mount {
 				break
 			}
@@ -171,7 +172,7 @@ func (m machine) settle(h hierarchy, name string, controllers []string) (*place,
 			break
 		}
 	}
-	return nil, errors.Join(reasons...)
+	return nil, reason
 }
 
 // leaf is the group into which an agent moves that is alone in its own. It stays, empty, when the agent ends: whoever made the group

@@ -120,7 +120,11 @@ func (g *Group) Kill() error {
 func (g *Group) Signal() error {
 	var errs []error
 	for _, dir := range g.dirs {
-		errs = append(errs, signalTree(dir))
+		pidfds, err := signalTree(dir)
+		for _, fd := range pidfds {
+			unix.Close(fd)
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

@@ -20,37 +20,35 @@ const (
 	removeTries = 2000
 )
 
-// signalTree kills the processes of a group and of those below it, which its processes may have made.
-func signalTree(dir string) error {
-	err := write(filepath.Join(dir, "cgroup.kill"), "1")
-	if err == nil || !isMissing(err) && !errors.Is(err, os.ErrPermission) {
-		return err
+// signalTree kills the processes of a group and of those below it, which its processes may have made, and returns a pidfd of each that it
+// found, which the caller closes. Whoever wants them all gone calls it until it finds none: where the kernel cannot kill a whole group,
+// a process may fork while it is killed.
+func signalTree(dir string) (pidfds []int, err error) {
+	err = write(filepath.Join(dir, "cgroup.kill"), "1")
+	if err != nil && !isMissing(err) { // It is missing in version 1 and on older kernels.
+		return nil, fmt.Errorf("kill what is in control group %s: %w", filepath.Base(dir), err)
 	}
-	// Version 1 and older kernels: a process that forks meanwhile is found in the next round of whoever waits.
-	members, err := membersOf(dir)
-	for _, m := range members {
-		err = errors.Join(err, unix.PidfdSendSignal(m, unix.SIGKILL, nil, 0))
-		unix.Close(m)
+	pidfds, err = membersOf(dir)
+	for _, fd := range pidfds {
+		if killErr := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); killErr != nil && !errors.Is(killErr, unix.ESRCH) {
+			err = errors.Join(err, fmt.Errorf("kill what is in control group %s: %w", filepath.Base(dir), killErr))
+		}
 	}
-	if errors.Is(err, unix.ESRCH) {
-		return nil
-	}
-	return err
+	return pidfds, err
 }
 
 // killTree kills the processes of a group and returns when none is left.
 func killTree(dir string) error {
 	for {
-		if err := signalTree(dir); err != nil {
-			return fmt.Errorf("kill what is in control group %s: %w", filepath.Base(dir), err)
+		pidfds, err := signalTree(dir)
+		if err == nil && len(pidfds) == 0 {
+			return nil
 		}
-		members, err := membersOf(dir)
-		if err != nil || len(members) == 0 {
-			return err
-		}
-		for _, m := range members {
-			err = errors.Join(err, awaitEnd(m))
-			unix.Close(m)
+		for _, fd := range pidfds {
+			if err == nil {
+				err = awaitEnd(fd) // Only of one that was sent the signal.
+			}
+			unix.Close(fd)
 		}
 		if err != nil {
 			return err

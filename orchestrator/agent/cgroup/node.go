@@ -62,6 +62,8 @@ func open(m machine, warn func(error)) *Node {
 	for _, controller := range wanted() {
 		n.missing[controller] = err
 	}
+	// Version 2 first: it may kill a whole group at once, and nothing is left to be done for the others.
+	slices.SortStableFunc(found, func(a, b hierarchy) int { return b.version - a.version })
 	name := prefix + strings.ToLower(rand.Text())
 	for _, h := range found {
 		for _, err := range m.sweep(h) {
@@ -92,12 +94,21 @@ func (h hierarchy) wantedControllers() []string {
 
 // Missing says which limits this node cannot enforce, and why, in one line; "" when it can enforce all.
 func (n *Node) Missing() string {
-	var parts []string
+	var order []string // Of the reasons.
+	controllers := map[string][]string{}
 	for _, controller := range wanted() {
-		if !n.has(controller) {
-			err := cmp.Or(n.missing[controller], errNotLooked)
-			parts = append(parts, controller+" limits are not enforced on this node: "+strings.ReplaceAll(err.Error(), "\n", "; "))
+		if n.has(controller) {
+			continue
 		}
+		reason := strings.ReplaceAll(cmp.Or(n.missing[controller], errNotLooked).Error(), "\n", "; ")
+		if controllers[reason] == nil {
+			order = append(order, reason)
+		}
+		controllers[reason] = append(controllers[reason], controller)
+	}
+	var parts []string
+	for _, reason := range order {
+		parts = append(parts, strings.Join(controllers[reason], " and ")+" limits are not enforced on this node: "+reason)
 	}
 	return strings.Join(parts, "; ")
 }
@@ -146,8 +157,8 @@ func (n *Node) release(p *place) error {
 	return errors.Join(err, p.lock.Close())
 }
 
-// Sweep kills and removes what nodes that are gone have left, where this process would make its own. It returns when nothing of
-// theirs runs any more.
+// Sweep kills and removes what nodes that are gone have left, where this process would make its own. When it returns nothing of
+// theirs runs any more, unless another process of the machine sweeps it at the same time.
 func Sweep() error {
 	m := thisMachine()
 	found, err := m.hierarchies()

@@ -167,9 +167,8 @@ func TestHoweverTheInstanceEndsItsControlGroupsAreGoneWithIt(t *testing.T) {
 			end(m)
 			m.waitExit()
 			m.waitGone()
-			if left := groupsOf(t, names); len(left) > 0 {
-				t.Errorf("left: %v", left)
-			}
+			// Another agent of the machine may be removing them at this very moment.
+			eventually(t, "the control groups to be gone", func() bool { return len(groupsOf(t, names)) == 0 })
 		})
 	}
 }
@@ -191,12 +190,9 @@ func TestTheNextAgentEndsWhatOutlivedBothProcessesOfTheLast(t *testing.T) {
 	c.want(shell("c", 1, "true"))
 	launch(t, c)
 	c.waitPhase("c", wire.PodReport_SUCCEEDED)
-	if left := withMark(t, wiped); len(left) > 0 {
-		t.Errorf("still runs: %+v", left)
-	}
-	if left := groupsOf(t, names); len(left) > 0 {
-		t.Errorf("left: %v", left)
-	}
+	// Another agent of the machine may be at it too.
+	eventually(t, "the last one's processes to be gone", func() bool { return len(withMark(t, wiped)) == 0 })
+	eventually(t, "its control groups to be gone", func() bool { return len(groupsOf(t, names)) == 0 })
 }
 
 // asNobody starts the agent as a user who may use no control groups.

@@ -138,7 +138,7 @@ func TestLimitsThatCannotBeEnforcedAreToldWhileThePodRuns(t *testing.T) {
 		main    corev1.Container
 		warning string
 	}{
-		"a pod with limits": {new(cgroup.Node), limited, "cpu limits are not enforced on this node: it uses no control groups; memory limits"},
+		"a pod with limits": {new(cgroup.Node), limited, "cpu and memory limits are not enforced on this node: it uses no control groups"},
 		"a pod without":     {new(cgroup.Node), run("free", "true"), ""},
 		"an able node":      {theCgroups, limited, ""},
 	} {

@@ -624,7 +624,7 @@ type PodReport struct {
 	ExitCode int32 `protobuf:"varint,5,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// Kubernetes' words: "Completed", "Error", "OOMKilled", "StartError".
 	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	// In words, for the user. The first report of a running pod may carry a warning, as of limits that this node cannot enforce.
+	// In words, for the user. While the pod runs: a warning, if it has limits that this node cannot enforce.
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
 	// Counts the reports of an attempt from 1. The state of a container may change without the fields above; this tells the reports apart.
 	Revision uint64 `protobuf:"varint,8,opt,name=revision,proto3" json:"revision,omitempty"`

@@ -10,7 +10,7 @@
 //	{} at Ctrl-C ───────────────────►
 //	                                 ◄────────────────────────── message with the End
 //
-// A connection that breaks is an interruption without time to spare (ErrGone). What a Visit holds is never on record: an environment
+// A connection that breaks is an interruption without time to spare. What a Visit holds is never on record: an environment
 // holds secrets.
 package attach
 
@@ -68,14 +68,8 @@ type logLine struct {
 	Line string `json:"line"`
 }
 
-var (
-	// ErrInterrupted is the cause of the end of a visit's context when the run was interrupted, and waits for its pods to end.
-	ErrInterrupted = errors.New("the run was interrupted")
-	// ErrGone is the cause when nobody is at the other end any more.
-	ErrGone = errors.New("the run is gone")
-	// ErrClosing says that the control plane takes nobody in any more.
-	ErrClosing = errors.New("the run that works there is ending")
-)
+// ErrClosing says that the control plane takes nobody in any more.
+var ErrClosing = errors.New("the run that works there is ending")
 
 // shortSocket opens the directory of the socket and gives a path to it that is short whatever the directory is called: names of sockets
 // hold 107 bytes (unix(7)).

@@ -16,8 +16,8 @@ import (
 
 // Server serves the socket of a data directory. Host and API are required.
 type Server struct {
-	// Host carries a visit out. Its context ends with the cause ErrInterrupted or ErrGone, or with the server.
-	Host func(ctx context.Context, brought *Visit, show screen.Display) End
+	// Host carries a visit out. Its context ends when the run is interrupted or gone, or with the server.
+	Host func(ctx context.Context, guest Guest) End
 	// API is served to commands that look; they are who owns the data directory.
 	API    http.Handler
 	Logger *slog.Logger
@@ -28,6 +28,14 @@ type Server struct {
 	closed bool
 	// left is closed and replaced when somebody leaves.
 	left chan struct{}
+}
+
+// Guest is a run that is attached.
+type Guest struct {
+	*Visit
+	Show screen.Display
+	// Gone ends when nobody is at the other end any more.
+	Gone context.Context
 }
 
 // Serve serves until the context ends, which is no error. All visits have ended when it returns.
@@ -78,19 +86,21 @@ func (s *Server) visit(ctx context.Context, conn net.Conn, in io.Reader) {
 		return
 	}
 	defer s.leave()
-	visiting, end := context.WithCancelCause(ctx)
-	defer end(nil)
+	there, gone := context.WithCancel(ctx)
+	defer gone()
+	visiting, interrupt := context.WithCancel(there)
+	defer interrupt()
 	go func() {
+		defer gone()
 		for {
-			var interrupt struct{}
-			if err := messages.Decode(&interrupt); err != nil {
-				end(ErrGone)
+			var interruption struct{}
+			if err := messages.Decode(&interruption); err != nil {
 				return
 			}
-			end(ErrInterrupted)
+			interrupt()
 		}
 	}()
-	ended := s.Host(visiting, &brought, show)
+	ended := s.Host(visiting, Guest{Visit: &brought, Show: show, Gone: there})
 	show.send(message{End: &ended})
 }
 

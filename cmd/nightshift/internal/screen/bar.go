@@ -14,6 +14,8 @@ type bar struct {
 	progress *mpb.Progress
 	bar      *mpb.Bar
 
+	closing sync.Once
+
 	mu  sync.Mutex
 	now Tally
 }
@@ -50,6 +52,8 @@ func (b *bar) Count(now Tally) {
 }
 
 func (b *bar) Close() {
-	b.bar.Abort(false)
-	b.progress.Wait()
+	b.closing.Do(func() {
+		b.bar.Abort(false)
+		b.progress.Wait()
+	})
 }

@@ -43,7 +43,7 @@ type Display interface {
 	Log(pod, line string)
 	// Count shows how far the run is.
 	Count(Tally)
-	// Close leaves the terminal as it was. It is called once, last.
+	// Close leaves the terminal as it was; what is shown later is not seen there.
 	Close()
 }
 
