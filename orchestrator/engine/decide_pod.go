@@ -110,7 +110,7 @@ func (d *draft) stopPod(pod *Pod, stopping *event.PodStopping) {
 
 // failureOf is what is known of a pod that has not succeeded.
 func (d *draft) failureOf(pod *Pod, exits []job.Exit, evicted bool) *job.Failure {
-	failure := &job.Failure{Namespace: pod.Namespace(), Pod: pod.Name(), Index: pod.Index, Exits: exits, Evicted: evicted}
+	failure := &job.Failure{Namespace: pod.Namespace(), Pod: pod.Name(), Index: pod.Index, Exits: exits, Unbound: pod.node == nil, Evicted: evicted}
 	if pod.end != nil {
 		failure.IndexFailures = pod.end.indexFailures
 	}

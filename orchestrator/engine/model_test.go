@@ -179,11 +179,12 @@ func (m *model) step() bool {
 	switch {
 	case m.has("Complete") || m.has("Failed"):
 		return false
+	case m.started.IsZero() && !*m.spec.Suspend:
+		m.started = m.now
+		m.suspended = m.suspended && (m.has("SuccessCriteriaMet") || m.has("FailureTarget"))
+		return true
 	case m.has("SuccessCriteriaMet") || m.has("FailureTarget"):
 		return m.finish(set)
-	case m.started.IsZero() && !*m.spec.Suspend:
-		m.started, m.suspended = m.now, false
-		return true
 	case m.mustFail() || m.metSuccessPolicy():
 		if m.mustFail() {
 			return set("FailureTarget")

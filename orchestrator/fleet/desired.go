@@ -41,8 +41,17 @@ func equalKeys(a, b []podKey) bool {
 	})
 }
 
+// sameList tells whether two lists of the engine, which never change, are one: most of what is posted concerns other nodes.
+func sameList(a, b []engine.Assignment) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
 // desired is the message for the assignments, nil if the node was told so already. A pod that no node can run as it is fails at once.
 func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
+	if s.sent != nil && sameList(s.seen, assignments) {
+		return nil
+	}
+	s.seen = assignments
 	keys := keysOf(assignments)
 	if s.sent != nil && equalKeys(s.sent, keys) {
 		return nil

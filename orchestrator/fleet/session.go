@@ -46,8 +46,10 @@ type session struct {
 	worked  chan struct{}
 	failure error
 
-	// rendered and sent are the sender's: the pods that the node shall hold, and what it was told of them last. discarded is the handler's: pods whose output nobody wants.
+	// rendered, seen and sent are the sender's: the pods that the node shall hold, how the engine listed them last, and what the node was told of them
+	// last. discarded is the handler's: pods whose output nobody wants.
 	rendered  map[string]renderedPod
+	seen      []engine.Assignment
 	sent      []podKey
 	discarded map[string]bool
 }

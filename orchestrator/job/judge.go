@@ -27,6 +27,8 @@ type Failure struct {
 	IndexFailures int32
 	// Exits of its containers, those of init first; an exit code of 0 and a container that still runs are no failure of it.
 	Exits []Exit
+	// Unbound: no node ever held it.
+	Unbound bool
 	// Evicted: it has the condition DisruptionTarget, as its node or the control plane took it away.
 	Evicted bool
 }
@@ -117,7 +119,7 @@ func matchExits(exits []Exit, requirement *batchv1.PodFailurePolicyOnExitCodesRe
 
 // matchConditions looks among the conditions of a pod that has ended: DisruptionTarget if it was evicted, and those that the rendered pod shows.
 func matchConditions(failure *Failure, patterns []batchv1.PodFailurePolicyOnPodConditionsPattern) (corev1.PodConditionType, bool) {
-	for _, condition := range endedConditions(failure.Evicted) {
+	for _, condition := range endedConditions(failure) {
 		for _, pattern := range patterns {
 			if pattern.Type == condition.Type && pattern.Status == condition.Status {
 				return condition.Type, true
@@ -127,15 +129,18 @@ func matchConditions(failure *Failure, patterns []batchv1.PodFailurePolicyOnPodC
 	return "", false
 }
 
-// endedConditions are those of a pod that ran and failed, in the order in which they are rendered.
-func endedConditions(evicted bool) []corev1.PodCondition {
+// endedConditions are those of a pod that has failed, in the order in which they are rendered.
+func endedConditions(failure *Failure) []corev1.PodCondition {
 	conditions := []corev1.PodCondition{
 		{Type: corev1.PodScheduled, Status: corev1.ConditionTrue},
 		{Type: corev1.PodInitialized, Status: corev1.ConditionTrue},
 		{Type: corev1.ContainersReady, Status: corev1.ConditionFalse},
 		{Type: corev1.PodReady, Status: corev1.ConditionFalse},
 	}
-	if evicted {
+	if failure.Unbound {
+		conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse}}
+	}
+	if failure.Evicted {
 		conditions = append(conditions, corev1.PodCondition{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue})
 	}
 	return conditions

@@ -44,14 +44,14 @@ func Next(spec *Spec, progress *Progress, pods *Pods, now time.Time) Verdict {
 	if spec.ManagedElsewhere {
 		return Verdict{}
 	}
+	if progress.Started.IsZero() && !spec.Suspended {
+		return start(progress)
+	}
 	if target, ok := progress.Condition(batchv1.JobSuccessCriteriaMet); ok {
 		return finish(pods, Condition{Type: batchv1.JobComplete, Reason: target.Reason, Message: target.Message})
 	}
 	if target, ok := progress.Condition(batchv1.JobFailureTarget); ok {
 		return finish(pods, Condition{Type: batchv1.JobFailed, Reason: target.Reason, Message: target.Message})
-	}
-	if progress.Started.IsZero() && !spec.Suspended {
-		return start(progress)
 	}
 	if condition, met := endOf(spec, progress, pods, now); met {
 		return Verdict{Conditions: []Condition{condition}}
@@ -72,10 +72,11 @@ func Next(spec *Spec, progress *Progress, pods *Pods, now time.Time) Verdict {
 	return verdict
 }
 
-// start begins the Job, or lets it go on: its deadline is counted from here.
+// start begins the Job, or lets it go on: its deadline is counted from here. One that is at its end does not go on, and has a start time all the same.
 func start(progress *Progress) Verdict {
 	verdict := Verdict{Start: true}
-	if progress.Has(batchv1.JobSuspended) {
+	ends := progress.Has(batchv1.JobSuccessCriteriaMet) || progress.Has(batchv1.JobFailureTarget)
+	if progress.Has(batchv1.JobSuspended) && !ends {
 		verdict.Conditions = []Condition{{Type: batchv1.JobSuspended, False: true, Reason: "JobResumed", Message: "Job resumed"}}
 	}
 	return verdict

@@ -152,7 +152,7 @@ func generatedLabel(key string, job *batchv1.Job) string {
 // what the user set wrongly is left for the validation to refuse.
 func generateSelector(job *batchv1.Job) {
 	if *job.Spec.ManualSelector {
-		return // refused as unsupported
+		return // The user gives both.
 	}
 	if job.Spec.Template.Labels == nil {
 		job.Spec.Template.Labels = map[string]string{}

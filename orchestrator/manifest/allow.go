@@ -135,8 +135,7 @@ var supportedJob = object{
 		"completions": works, "parallelism": works, "completionMode": works, "activeDeadlineSeconds": works, "ttlSecondsAfterFinished": works,
 		"backoffLimit": works, "backoffLimitPerIndex": works, "maxFailedIndexes": works, "podFailurePolicy": works, "successPolicy": works,
 		"suspend": works, "podReplacementPolicy": works, "managedBy": works,
-		"selector":       works, // generated; another one is refused by validation
-		"manualSelector": only(false),
+		"selector": works, "manualSelector": works, // pods are found by their owner: there are none to adopt
 		"template": object{
 			"metadata": object{
 				"labels": works, "annotations": works,

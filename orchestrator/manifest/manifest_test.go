@@ -145,7 +145,6 @@ func TestWhatDoesNotWorkYetIsRefusedByItsPath(t *testing.T) {
 	}
 	for _, c := range []struct{ manifest, want string }{
 		{spec(t, "scheduling:\n  schedulingPolicy: {basic: {}}"), "spec.scheduling" + no},
-		{spec(t, "manualSelector: true\nselector: {matchLabels: {a: b}}"), "spec.manualSelector" + no},
 		{with(t, "completions: 3", "completions: 2000000"), "spec.completions: Forbidden: more than 1000000 is not supported by this version of Nightshift"},
 		{spec(t, "parallelism: 100001"), "spec.parallelism: Forbidden: more than 100000 is not supported by this version of Nightshift"},
 		{podSpec(t, "volumes: [{name: v, emptyDir: {}}]"), "spec.template.spec.volumes" + no},

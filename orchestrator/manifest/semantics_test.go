@@ -38,6 +38,21 @@ func TestAllThatAJobMaySayIsTaken(t *testing.T) {
 	}
 }
 
+func TestASelectorOfTheUsersOwnMustMatchTheTemplate(t *testing.T) {
+	text := strings.Replace(spec(t, "manualSelector: true\nselector: {matchLabels: {app: z}}"), "  template:\n", "  template:\n    metadata: {labels: {app: z}}\n", 1)
+	job, refusal := admit(t, text, nil)
+	if refusal != "" {
+		t.Fatal(refusal)
+	}
+	if labels := job.Spec.Template.Labels; len(labels) != 1 || len(job.Spec.Selector.MatchLabels) != 1 {
+		t.Errorf("labels %v were given, and the selector is %v", labels, job.Spec.Selector)
+	}
+	_, refusal = admit(t, strings.Replace(text, "{app: z}}\n    spec", "{app: other}}\n    spec", 1), nil)
+	if !strings.Contains(refusal, "spec.template.metadata.labels: Invalid value: {\"app\":\"other\"}: `selector` does not match template `labels`") {
+		t.Errorf("another label: %s", refusal)
+	}
+}
+
 func TestDefaultsOfPoliciesAreThoseOfKubernetes(t *testing.T) {
 	job, refusal := admit(t, never(t, "completionMode: Indexed\nbackoffLimitPerIndex: 1\npodFailurePolicy:\n  rules: [{action: FailIndex, onPodConditions: [{type: DisruptionTarget}]}]"), nil)
 	if refusal != "" {

@@ -13,6 +13,8 @@ type Fleet struct {
 	resources map[string]int
 	nodes     map[string]*node
 	classes   map[string]*Class
+	// indexed are the classes that keep nodes in order, the one that was asked for last at the end.
+	indexed []*Class
 	// coming are instances on their way, by what they will be.
 	coming map[string]*coming
 	// changed are nodes that the classes have not seen as they are.
@@ -115,9 +117,6 @@ func (f *Fleet) Class(need Need) *Class {
 	class, ok := f.classes[key]
 	if !ok {
 		class = &Class{Need: need, text: need.Requests.String(), requests: f.amounts(need.Requests), key: key}
-		for _, each := range f.nodes {
-			class.enter(each)
-		}
 		f.classes[key] = class
 	}
 	class.users++
@@ -128,7 +127,35 @@ func (f *Fleet) Class(need Need) *Class {
 func (f *Fleet) Release(class *Class) {
 	if class.users--; class.users == 0 {
 		delete(f.classes, class.key)
+		f.forget(class)
 	}
+}
+
+// maxIndexed is how many classes keep nodes in order: each takes room for every node, and time when a node changes.
+const maxIndexed = 64
+
+// index lets a class keep nodes in order, in place of the one that was not asked for the longest.
+func (f *Fleet) index(class *Class) {
+	if last := len(f.indexed) - 1; last >= 0 && f.indexed[last] == class {
+		return
+	}
+	known := class.entries != nil
+	if known {
+		f.indexed = slices.DeleteFunc(f.indexed, func(other *Class) bool { return other == class })
+	} else {
+		class.entries = make(entries, 0, len(f.nodes))
+		for _, each := range f.nodes {
+			class.enter(each)
+		}
+	}
+	if f.indexed = append(f.indexed, class); len(f.indexed) > maxIndexed {
+		f.forget(f.indexed[0])
+	}
+}
+
+func (f *Fleet) forget(class *Class) {
+	class.entries = nil
+	f.indexed = slices.DeleteFunc(f.indexed, func(other *Class) bool { return other == class })
 }
 
 // amounts translates a vector.
@@ -194,7 +221,7 @@ func (f *Fleet) show() {
 		if f.nodes[changed.name] != changed {
 			continue
 		}
-		for _, class := range f.classes {
+		for _, class := range f.indexed {
 			class.enter(changed)
 			if len(class.entries) > 2*len(f.nodes)+64 {
 				class.clean()
@@ -250,6 +277,7 @@ func (f *Fleet) Make(groups []Group, offers func() []Offer) []Plan {
 
 // place gives the first pods of a group to nodes that have room, and returns how many.
 func (f *Fleet) place(group Group, plan *Plan) (placed int64) {
+	f.index(group.Class)
 	for ; placed < group.Pods; placed++ {
 		on := group.best()
 		if on == nil {
@@ -258,7 +286,7 @@ func (f *Fleet) place(group Group, plan *Plan) (placed int64) {
 		plan.Nodes = append(plan.Nodes, Binding{Node: on.name, Reason: on.name + " has room for " + group.text})
 		f.taken = append(f.taken, taking{on, group.requests})
 		on.add(group.requests, -1)
-		for _, class := range f.classes {
+		for _, class := range f.indexed {
 			class.enter(on)
 		}
 	}

@@ -99,6 +99,29 @@ func TestPodsGoWhereAPlainSearchWouldPutThem(t *testing.T) {
 	}
 }
 
+func TestManyNeedsAtATimeFindTheirNodesToo(t *testing.T) {
+	fleet := placement.NewFleet()
+	machine := placement.Machine{Provider: "p", Market: "spot"}
+	fleet.Join("n", machine, placement.Vector{"cpu": 1000, "pods": 1000})
+	var groups []placement.Group
+	for i := range int64(200) {
+		groups = append(groups, placement.Group{Class: fleet.Class(placement.Need{Requests: placement.Vector{"cpu": i + 1, "pods": 1}, Markets: []string{"spot"}}), Pods: 1})
+	}
+	for range 2 {
+		placed := 0
+		for _, plan := range fleet.Make(groups, func() []placement.Offer { return nil }) {
+			placed += len(plan.Nodes)
+		}
+		// 1 + 2 + ... + 44 is 990; 10 are left, and the first that was refused is 45.
+		if placed != 44 {
+			t.Fatalf("%d pods found room, want 44", placed)
+		}
+	}
+	for _, group := range groups {
+		fleet.Release(group.Class)
+	}
+}
+
 func TestWhatIsOnItsWayIsNotBoughtAgain(t *testing.T) {
 	offer := placement.Offer{
 		Machine: placement.Machine{Provider: "p", Market: "spot", Arch: "amd64", PriceMicrosPerHour: 100}, ID: "o", InstanceType: "o", Zone: "z",

@@ -48,6 +48,7 @@ type attempt struct {
 func newCloud(w *world) *cloud {
 	c := &cloud{world: w, instances: make(map[string]*instance), launched: make(map[string][]string)}
 	w.later(0, c.offer)
+	w.later(time.Minute, c.look)
 	return c
 }
 
@@ -65,6 +66,11 @@ func (c *cloud) offer() {
 	}
 	c.world.submit(engine.ObserveOffers{Provider: provider, Offers: offers})
 	c.world.later(10*time.Second, c.offer)
+}
+
+func (c *cloud) look() {
+	c.reconcile()
+	c.world.later(time.Minute, c.look)
 }
 
 func (c *cloud) alive() (count int) {
@@ -148,7 +154,7 @@ func (c *cloud) notice(each *instance) {
 }
 
 func (c *cloud) terminate(id string) {
-	if each, ok := c.instances[id]; ok && each.alive {
+	if each, ok := c.instances[id]; ok {
 		c.end(each)
 	}
 }
@@ -165,9 +171,13 @@ func (c *cloud) gone(each *instance) {
 	}
 }
 
-// reconcile is what a control plane does after its start: what its record has and the cloud does not is gone.
+// reconcile is what a control plane does after its start and now and then: what its record has and the cloud does not is gone. So an instance that
+// ended before its launch was on record is found out.
 func (c *cloud) reconcile() {
 	state := c.world.state
+	if state == nil {
+		return
+	}
 	for _, name := range slices.Sorted(maps.Keys(state.Nodes)) {
 		node := state.Nodes[name]
 		if each, ok := c.instances[node.InstanceID]; !ok || !each.alive {

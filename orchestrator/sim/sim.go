@@ -31,7 +31,9 @@ type Config struct {
 	Horizon time.Duration
 	// CrashesPerThousand is how many of a thousand appends the control plane crashes at.
 	CrashesPerThousand int
-	// Evictions: how long an instance lives on average before the cloud takes it; 0 is for ever.
+	// Meddling is how long a user goes on changing Jobs, deleting pods and stopping the control plane; 0 is not at all.
+	Meddling time.Duration
+	// MeanLife is how long an instance lives on average before the cloud takes it; 0 is for ever.
 	MeanLife time.Duration
 }
 
@@ -75,6 +77,9 @@ func Run(config Config) (Result, error) {
 	w.recover()
 	for _, each := range config.Jobs {
 		w.later(w.between(0, time.Minute), func() { w.create(each) })
+	}
+	if config.Meddling > 0 {
+		w.meddle(began.Add(config.Meddling))
 	}
 	for len(w.queue) > 0 && w.broken == nil && !w.done() {
 		next := heap.Pop(&w.queue).(happening)

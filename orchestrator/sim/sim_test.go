@@ -43,7 +43,11 @@ func jobs(random *rand.Rand) (jobs []*batchv1.Job) {
 		spec.Template.Spec.RestartPolicy = corev1.RestartPolicyNever
 		spec.Template.Spec.Containers = []corev1.Container{{Name: "c", Image: "i", Resources: corev1.ResourceRequirements{
 			Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse([]string{"500m", "1", "3"}[random.IntN(3)])}}}}
-		jobs = append(jobs, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name)}, Spec: spec})
+		annotations := map[string]string{}
+		if random.IntN(4) == 0 {
+			annotations["nightshift.dev/strict-upstream"] = "true"
+		}
+		jobs = append(jobs, &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name), Annotations: annotations}, Spec: spec})
 	}
 	return jobs
 }
@@ -52,7 +56,7 @@ func ptr[T any](value T) *T { return &value }
 
 func config(seed uint64) sim.Config {
 	return sim.Config{
-		Seed: seed, Jobs: jobs(rand.New(rand.NewPCG(seed, 1))), Horizon: 48 * time.Hour, CrashesPerThousand: int(seed % 4 * 10), MeanLife: time.Duration(seed%5) * 3 * time.Minute,
+		Seed: seed, Jobs: jobs(rand.New(rand.NewPCG(seed, 1))), Horizon: 48 * time.Hour, CrashesPerThousand: int(seed % 4 * 10), MeanLife: time.Duration(seed%5) * 3 * time.Minute, Meddling: time.Duration(seed%3) * 10 * time.Minute,
 	}
 }
 
