@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -16,6 +18,7 @@ import (
 	"k8s.io/client-go/restmapper"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	deletion "k8s.io/kubectl/pkg/cmd/delete"
 	"k8s.io/kubectl/pkg/cmd/describe"
 	"k8s.io/kubectl/pkg/cmd/get"
 	"k8s.io/kubectl/pkg/cmd/logs"
@@ -24,41 +27,49 @@ import (
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
 )
 
-// kubectl's own commands, with their flags and forms of output, on what runs have left in a data directory.
+// kubectl's own commands, with their flags and forms of output, on what runs have left in a data directory. Nothing runs meanwhile.
 var inspections = []struct {
 	name, short, example string
-	command              func(cmdutil.Factory, genericiooptions.IOStreams) *cobra.Command
+	// writes: it changes what is in the data directory.
+	writes  bool
+	command func(cmdutil.Factory, genericiooptions.IOStreams) *cobra.Command
 }{
 	{"get", "List what runs have left in the data directory: jobs, pods, nodes, events, namespaces", `  # The Jobs of earlier runs
   nightshift get jobs --all-namespaces
 
   # The pods of one, and a whole object
   nightshift get pods --selector job-name=night -o wide
-  nightshift get job night -o yaml`,
+  nightshift get job night -o yaml`, false,
 		func(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 			return get.NewCmdGet("nightshift", f, streams)
 		}},
 	{"describe", "Show a Job or a pod with all that has happened to it", `  nightshift describe job night
-  nightshift describe pod night-7-x2v4k`,
+  nightshift describe pod night-7-x2v4k`, false,
 		func(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 			return describe.NewCmdDescribe("nightshift", f, streams)
 		}},
 	{"logs", "Print what a pod has written", `  nightshift logs job/night
   nightshift logs night-7-x2v4k --previous
-  nightshift logs --selector batch.kubernetes.io/job-completion-index=7 --tail 20`,
+  nightshift logs --selector batch.kubernetes.io/job-completion-index=7 --tail 20`, false,
 		logs.NewCmdLogs},
+	{"delete", "Delete a Job with its pods; what it has written and its report stay in the archive", `  nightshift delete job night
+  nightshift delete jobs --all --namespace tenant-a`, true,
+		deletion.NewCmdDelete},
 }
 
 func newInspections() []*cobra.Command {
 	var commands []*cobra.Command
 	for _, inspection := range inspections {
-		i := &inspector{}
+		i := &inspector{writes: inspection.writes}
 		streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 		command := inspection.command(cmdutil.NewFactory(i), streams)
 		command.Short, command.Example = inspection.short, inspection.example
 		command.Long = inspection.short + ".\n\nThe command and its flags are kubectl's. While a run or a server works on the data directory, it is asked."
 		command.Flags().StringVarP(&i.namespace, "namespace", "n", "default", "namespace, which is the tenant")
 		command.Flags().StringVar(&i.dataDir, "data-dir", "", dataDirUsage)
+		if inspection.writes {
+			command.Flags().StringArrayVar(&i.providers, "provider", []string{"local"}, "where instances may have been left: local, or aws=CONFIG.yaml; may be repeated")
+		}
 		// Flags that mean a cluster to kubectl.
 		for _, flag := range []string{"filename", "kustomize", "recursive", "raw"} {
 			if command.Flags().Lookup(flag) != nil {
@@ -80,6 +91,8 @@ func newInspections() []*cobra.Command {
 // inspector is how kubectl's commands reach a data directory. It implements genericclioptions.RESTClientGetter.
 type inspector struct {
 	dataDir, namespace string
+	providers          []string
+	writes             bool
 
 	plane  *controlPlane
 	config *restclient.Config
@@ -101,12 +114,31 @@ func (i *inspector) open(ctx context.Context) error {
 		i.config.Transport = transport
 		return nil
 	}
-	i.plane, err = readControlPlane(ctx, dir)
+	if i.writes {
+		i.plane, err = i.openToWrite(ctx)
+	} else {
+		i.plane, err = readControlPlane(ctx, dir)
+	}
 	if err != nil {
 		return asExit(err)
 	}
 	i.config.Transport = i.plane.transport(whoRuns())
 	return nil
+}
+
+// openToWrite opens a control plane in which nothing runs: what is deleted is gone when it has ended on nodes that may have been left.
+func (i *inspector) openToWrite(ctx context.Context) (*controlPlane, error) {
+	settings, err := (&options{dataDir: i.dataDir, providers: i.providers, agentsListen: "127.0.0.1:0", agentsAddress: "127.0.0.1:0"}).resolve()
+	if err != nil {
+		return nil, err
+	}
+	settings.closed = "only a deletion is carried out"
+	plane, err := openControlPlane(ctx, settings, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
+	if err != nil {
+		return nil, errors.Join(err, plane.close())
+	}
+	plane.start()
+	return plane, nil
 }
 
 func (i *inspector) close() error {

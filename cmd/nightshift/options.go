@@ -49,6 +49,8 @@ type resolved struct {
 	providers []providerChoice
 	// hosts by which clients reach the API.
 	hosts []string
+	// closed, if not empty, is why nothing is to run.
+	closed string
 }
 
 // providerChoice is one --provider.

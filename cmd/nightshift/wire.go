@@ -229,7 +229,7 @@ func (c *controlPlane) openWriter(ctx context.Context) (err error) {
 	c.view = view.New(view.Options{Each: c.narrator.each})
 	c.desk = admission.New(c.decider, submitter{c}, c.archive, c.logger)
 	c.writer, err = writer.Open(ctx, writer.Config{
-		Journal: c.journal, Now: time.Now, Seed: seed, Logger: c.logger,
+		Journal: c.journal, Now: time.Now, Seed: seed, Closed: c.settings.closed, Logger: c.logger,
 		Followers: []writer.Follower{c.view, c.desk},
 		Want:      func(effects engine.Effects) { c.desk.Want(effects); c.fleet.Want(effects) },
 	})

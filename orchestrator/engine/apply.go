@@ -21,7 +21,7 @@ func (s *State) Apply(fact *event.Fact) {
 	s.Now = fact.At()
 	switch body := fact.Body.(type) {
 	case *event.Fact_TermBegan:
-		s.Term, s.Closed = body.TermBegan.GetTerm(), ""
+		s.Term, s.Closed = body.TermBegan.GetTerm(), body.TermBegan.GetClosed()
 		if len(s.Seed) == 0 {
 			s.Seed = body.TermBegan.GetSeed()
 		}

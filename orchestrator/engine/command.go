@@ -17,6 +17,8 @@ type Command interface{ command() }
 type BeginTerm struct {
 	Term uint64
 	Seed []byte
+	// Closed, if not empty, is why no pod is bound and no node launched in this term.
+	Closed string
 }
 
 // CloseFleet ends all pods in good order as evictions, and gives all nodes back.

@@ -37,7 +37,7 @@ func Decide(state *State, command Command, now time.Time) ([]*event.Fact, error)
 	var err error
 	switch command := command.(type) {
 	case BeginTerm:
-		d.add("", &event.TermBegan{Term: command.Term, FormatLevel: event.FormatLevel, Seed: firstSeed(state, command.Seed)})
+		d.add("", &event.TermBegan{Term: command.Term, FormatLevel: event.FormatLevel, Seed: firstSeed(state, command.Seed), Closed: command.Closed})
 	case CloseFleet:
 		d.add("", &event.FleetClosed{Reason: command.Reason})
 	case ParkJob:

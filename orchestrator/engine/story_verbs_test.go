@@ -79,7 +79,7 @@ func (s *story) verb(words []string) []string {
 	case "close":
 		return s.submit(CloseFleet{Reason: strings.Join(names, " ")})
 	case "restart":
-		return s.submit(BeginTerm{Term: s.state.Term + 1})
+		return s.submit(BeginTerm{Term: s.state.Term + 1, Closed: strings.Join(names, " ")})
 	case "status":
 		return s.status(names[0])
 	}

@@ -632,7 +632,9 @@ type TermBegan struct {
 	// Kinds newer than this level may not be written yet.
 	FormatLevel uint32 `protobuf:"varint,2,opt,name=format_level,json=formatLevel,proto3" json:"format_level,omitempty"`
 	// Set in the first fact of a log alone: names of nodes and launches derive from it.
-	Seed          []byte `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
+	Seed []byte `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Why no pod is bound and no node launched in this term; empty if they are. As FleetClosed says later on.
+	Closed        string `protobuf:"bytes,4,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -686,6 +688,13 @@ func (x *TermBegan) GetSeed() []byte {
 		return x.Seed
 	}
 	return nil
+}
+
+func (x *TermBegan) GetClosed() string {
+	if x != nil {
+		return x.Closed
+	}
+	return ""
 }
 
 // FleetClosed: this control plane is going away in good order; no pod is bound and no node launched until the next term.
@@ -3114,11 +3123,12 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\fnode_noticed\x18? \x01(\v2 .nightshift.event.v1.NodeNoticedH\x00R\vnodeNoticed\x12^\n" +
 	"\x15node_release_intended\x18@ \x01(\v2(.nightshift.event.v1.NodeReleaseIntendedH\x00R\x13nodeReleaseIntended\x12<\n" +
 	"\tnode_gone\x18A \x01(\v2\x1d.nightshift.event.v1.NodeGoneH\x00R\bnodeGoneB\x06\n" +
-	"\x04body\"V\n" +
+	"\x04body\"n\n" +
 	"\tTermBegan\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12!\n" +
 	"\fformat_level\x18\x02 \x01(\rR\vformatLevel\x12\x12\n" +
-	"\x04seed\x18\x03 \x01(\fR\x04seed\"%\n" +
+	"\x04seed\x18\x03 \x01(\fR\x04seed\x12\x16\n" +
+	"\x06closed\x18\x04 \x01(\tR\x06closed\"%\n" +
 	"\vFleetClosed\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"Z\n" +
 	"\tJobParked\x12\x10\n" +

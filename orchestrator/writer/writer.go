@@ -44,6 +44,8 @@ type Config struct {
 	Now func() time.Time
 	// Seed for a log that is still empty; names of nodes and launches derive from it. At least 16 random bytes.
 	Seed []byte
+	// Closed, if not empty, is why this writer's term binds no pod and launches no node.
+	Closed string
 	// Followers see the facts.
 	Followers []Follower
 	// Want is given the effects after each batch, and once before the first. It is called on the writer's goroutine and must not block.
@@ -83,7 +85,7 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 	if err := w.replay(ctx); err != nil {
 		return nil, err
 	}
-	facts, err := engine.Step(w.state, engine.BeginTerm{Term: uint64(term), Seed: config.Seed}, config.Now())
+	facts, err := engine.Step(w.state, engine.BeginTerm{Term: uint64(term), Seed: config.Seed, Closed: config.Closed}, config.Now())
 	if err != nil {
 		return nil, fmt.Errorf("begin term %d: %w", term, err)
 	}
