@@ -240,7 +240,7 @@ func (s *State) whyOf(reason, message string) *why {
 
 // touchPod returns the pod and notes that it and its Job have changed.
 func (s *State) touchPod(uid string) *Pod {
-	pod, ok := s.pods.byUID[s.mustUID(uid)]
+	pod, ok := s.pods.find(s.mustUID(uid))
 	if !ok {
 		panic(fmt.Sprintf("engine: fact %d names pod %q, which does not exist", s.Seq, uid))
 	}

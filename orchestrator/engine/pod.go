@@ -269,6 +269,19 @@ type podIndex struct {
 	// byName holds them by a hash of their names. A name is drawn so that no two pods share one; byOddName has those that came to share it.
 	byName    map[uint64]*Pod
 	byOddName map[Name]*Pod
+	// recent is the pod that was found or made last: several facts in a row are of one.
+	recent *Pod
+}
+
+func (i *podIndex) find(uid podUID) (*Pod, bool) {
+	if i.recent != nil && i.recent.uid == uid {
+		return i.recent, true
+	}
+	pod, ok := i.byUID[uid]
+	if ok {
+		i.recent = pod
+	}
+	return pod, ok
 }
 
 // hashOf is FNV-1a (RFC 9923) of namespace/name.
@@ -301,7 +314,7 @@ func (i *podIndex) free(name Name) bool {
 }
 
 func (i *podIndex) put(pod *Pod, name Name) {
-	i.byUID[pod.uid] = pod
+	i.byUID[pod.uid], i.recent = pod, pod
 	if hash := hashOf(name); i.byName[hash] == nil {
 		i.byName[hash] = pod
 	} else {
@@ -311,6 +324,9 @@ func (i *podIndex) put(pod *Pod, name Name) {
 
 func (i *podIndex) remove(pod *Pod) {
 	delete(i.byUID, pod.uid)
+	if i.recent == pod {
+		i.recent = nil
+	}
 	name := Name{pod.Namespace(), pod.Name()}
 	if hash := hashOf(name); i.byName[hash] == pod {
 		delete(i.byName, hash)

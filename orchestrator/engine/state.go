@@ -305,6 +305,10 @@ func (s *State) Pod(uid string) (*Pod, bool) {
 	if !ok {
 		return nil, false
 	}
+	// Views ask from several goroutines: nothing is noted here.
+	if recent := s.pods.recent; recent != nil && recent.uid == parsed {
+		return recent, true
+	}
 	pod, ok := s.pods.byUID[parsed]
 	return pod, ok
 }
