@@ -9,7 +9,10 @@ import (
 func TestWhatRunsHaveLeftIsSeenAndDeleted(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.nightshift("run", "-f", w.write("done.yaml", job("done", "echo the output", "backoffLimit: 3")), "--data-dir", "state").mustEnd(0)
+	done := strings.Replace(job("done", "echo the output", "backoffLimit: 3"), "containers:", `initContainers:
+      - {name: prepare, image: none, command: [echo, prepared]}
+      containers:`, 1)
+	w.nightshift("run", "-f", w.write("done.yaml", done), "--data-dir", "state").mustEnd(0)
 	left := w.nightshift("run", "-f", w.write("left.yaml", job("left", "echo ready; while :; do sleep 0.05; done")), "--data-dir", "state")
 	left.awaitOutput(left.stdout, "started on")
 	left.signal(syscall.SIGKILL)
@@ -25,6 +28,7 @@ func TestWhatRunsHaveLeftIsSeenAndDeleted(t *testing.T) {
 		{[]string{"get", "job", "done", "-o", "jsonpath={.status.succeeded} {.spec.backoffLimit}"}, []string{"1 3"}},
 		{[]string{"describe", "job", "done"}, []string{"1 Succeeded / 0 Failed", "Receipt", "Job completed"}},
 		{[]string{"logs", "job/done"}, []string{"the output\n"}},
+		{[]string{"logs", "job/done", "-c", "prepare"}, []string{"prepared\n"}},
 		{[]string{"delete", "job", "left"}, []string{`job.batch "left" deleted`}},
 		{[]string{"delete", "jobs", "--all"}, []string{`job.batch "done" deleted`}},
 	} {

@@ -1,7 +1,9 @@
 package journal
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -198,6 +200,10 @@ func (j *MemoryJournal) Append(ctx context.Context, term Term, head Seq, facts [
 	}
 	b := Batch{First: head + 1, Term: term, Facts: own}
 	err := j.log.append(b)
+	if errors.Is(err, ErrFenced) {
+		// Close gives up the term: who is refused for that reason is refused because the handle is closed.
+		err = cmp.Or(j.alive(ctx), err)
+	}
 	j.mu.Lock()
 	j.stats.Count(facts, err)
 	j.mu.Unlock()

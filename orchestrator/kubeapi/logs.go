@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,7 +97,7 @@ func logRun(pod *corev1.Pod, options *corev1.PodLogOptions) (LogRun, error) {
 	if container == "" {
 		container = pod.Spec.Containers[0].Name
 	}
-	for _, status := range pod.Status.ContainerStatuses {
+	for _, status := range containerStatuses(pod) {
 		if status.Name != container {
 			continue
 		}
@@ -115,6 +116,11 @@ func logRun(pod *corev1.Pod, options *corev1.PodLogOptions) (LogRun, error) {
 		return run, nil
 	}
 	return LogRun{}, apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", container, pod.Name))
+}
+
+// containerStatuses are those of all containers of a pod, whose names are all different, those of init first.
+func containerStatuses(pod *corev1.Pod) []corev1.ContainerStatus {
+	return slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses)
 }
 
 // logStream streams one run's log into a response; it implements rest.ResourceStreamer.
@@ -222,7 +228,7 @@ func runEnded(pod *corev1.Pod, run LogRun) bool {
 	if string(pod.UID) != run.PodUID {
 		return true
 	}
-	for _, status := range pod.Status.ContainerStatuses {
+	for _, status := range containerStatuses(pod) {
 		if status.Name == run.Container {
 			return status.RestartCount > run.Restart || status.State.Terminated != nil
 		}
