@@ -174,7 +174,8 @@ func parseChunkName(name string) (int64, bool) {
 	return offset, err == nil && offset >= 0 && chunkName(offset) == name
 }
 
-// AppendLog keeps data, the bytes of a run's output from offset on; with end, nothing follows them. It returns once they are kept. Bytes that
+// AppendLog keeps data, the bytes of a run's output from offset on; with end, nothing follows them. It returns once they are kept. Of a log that
+// ends without a byte nothing is kept. Bytes that
 // are kept already are skipped without a look, so the same chunk, or one cut otherwise, can be sent again. Bytes that would leave
 // a gap, or follow the end, are refused by an *OffsetError. data is not used after the return.
 func (a *Archive) AppendLog(ctx context.Context, run LogRun, offset int64, data []byte, end bool) error {
@@ -184,8 +185,8 @@ func (a *Archive) AppendLog(ctx context.Context, run LogRun, offset int64, data 
 	return a.appending(ctx, run, func(s *logState) error { return a.extend(ctx, run, s, offset, data, end) })
 }
 
-// EndLog ends a log where it is: its container is gone, and whoever would have sent the rest too. A log of which nothing is kept becomes an
-// empty one. To end an ended log does nothing.
+// EndLog ends a log where it is: its container is gone, and whoever would have sent the rest too. Of a log of which nothing is kept those
+// are told who follow it. To end an ended log does nothing.
 func (a *Archive) EndLog(ctx context.Context, run LogRun) error {
 	return a.appending(ctx, run, func(s *logState) error {
 		next, _ := s.position()
@@ -238,6 +239,11 @@ func (a *Archive) extend(ctx context.Context, run LogRun, s *logState, offset in
 		s.update(func() { s.chunks, s.next = append(s.chunks, chunk{next, last - next}), last })
 	}
 	if !end {
+		return nil
+	}
+	if last == 0 && !ended {
+		// A run that has written nothing leaves nothing: most of a night's objects would be empty ones. Those who follow it now are told.
+		s.update(func() { s.ended = true })
 		return nil
 	}
 	if !ended {

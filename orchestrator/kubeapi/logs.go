@@ -140,7 +140,7 @@ func (s *logStream) DeepCopyObject() runtime.Object { return s }
 // InputStream implements rest.ResourceStreamer.
 func (s *logStream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser, bool, string, error) {
 	ctx, cancel := s.log.server.whileServing(ctx)
-	reader, err := s.log.server.config.Logs.OpenLog(ctx, s.run, s.options)
+	reader, err := s.open(ctx)
 	if errors.Is(err, ErrNoLog) {
 		// The container has started and written nothing yet, or what it wrote has not come in.
 		reader, err = io.NopCloser(eof{}), nil
@@ -154,6 +154,23 @@ func (s *logStream) InputStream(ctx context.Context, _, _ string) (io.ReadCloser
 		go stream.endWith(ctx, s.pod, s.run)
 	}
 	return stream, s.options.Follow, "text/plain", nil
+}
+
+// open opens the log. One of a run that has ended and of which nothing is kept is not followed: nothing tells that it will never come.
+func (s *logStream) open(ctx context.Context) (io.ReadCloser, error) {
+	if record, ok := s.log.server.config.View.Get(view.Pods, s.pod); s.options.Follow && ok && runEnded(record.Object().(*corev1.Pod), s.run) {
+		now := s.options
+		now.Follow = false
+		reader, err := s.log.server.config.Logs.OpenLog(ctx, s.run, now)
+		if err != nil {
+			return nil, err
+		}
+		// There is something, and its end may still be on its way.
+		if err := reader.Close(); err != nil {
+			return nil, err
+		}
+	}
+	return s.log.server.config.Logs.OpenLog(ctx, s.run, s.options)
 }
 
 type eof struct{}
