@@ -42,6 +42,8 @@ import (
 // changed; any other error, that no more commands are taken.
 type Submitter interface {
 	Submit(ctx context.Context, command engine.Command) (seq uint64, err error)
+	// SubmitAll has commands decided in their order, and returns an error for each, as Submit does.
+	SubmitAll(ctx context.Context, commands []engine.Command) []error
 }
 
 // Authority signs the certificates of nodes and of the agents' endpoint.
@@ -199,11 +201,25 @@ func (f *Fleet) Run(parent context.Context) error {
 // the context.
 func (f *Fleet) submit(ctx context.Context, command engine.Command) error {
 	_, err := f.config.Submit.Submit(ctx, command)
+	f.mind(ctx, command, err)
+	return err
+}
+
+// submitAll is submit for several commands.
+func (f *Fleet) submitAll(ctx context.Context, commands []engine.Command) []error {
+	errs := f.config.Submit.SubmitAll(ctx, commands)
+	for i, err := range errs {
+		f.mind(ctx, commands[i], err)
+	}
+	return errs
+}
+
+// mind ends the fleet when commands cannot be submitted any more.
+func (f *Fleet) mind(ctx context.Context, command engine.Command, err error) {
 	var rejection *engine.Rejection
 	if err != nil && !errors.As(err, &rejection) && ctx.Err() == nil {
 		f.stop(fmt.Errorf("submit %T: %w", command, err))
 	}
-	return err
 }
 
 // tell submits what was seen outside. A rejection is worth a line in the log, unless it says that the news is old.

@@ -166,7 +166,7 @@ func (s *session) handleAll() {
 			if !ok {
 				return
 			}
-			if err := s.handle(message, greeted); err != nil {
+			if err := s.handle(s.gather(message), greeted); err != nil {
 				s.failure = err
 				if s.ctx.Err() == nil {
 					s.hub.fleet.log.Warn("a session was ended", "node", s.node, "error", err)
@@ -178,20 +178,52 @@ func (s *session) handleAll() {
 	}
 }
 
-func (s *session) handle(message *wire.FromAgent, greeted bool) error {
-	hello := message.GetHello()
-	if greeted != (hello == nil) {
-		return status.Error(codes.InvalidArgument, "a session begins with one Hello")
+// maxGather bounds how many messages are handled together.
+const maxGather = 128
+
+// gather takes what has come in behind a message.
+func (s *session) gather(first *wire.FromAgent) []*wire.FromAgent {
+	messages := []*wire.FromAgent{first}
+	for len(messages) < maxGather {
+		select {
+		case next, ok := <-s.inbox:
+			if !ok {
+				return messages // the next receive from the inbox tells
+			}
+			messages = append(messages, next)
+		default:
+			return messages
+		}
 	}
-	switch body := message.GetBody().(type) {
-	case *wire.FromAgent_Hello:
-		return s.open(hello)
-	case *wire.FromAgent_Report:
-		return s.report(body.Report)
-	case *wire.FromAgent_Log:
-		return s.keepLog(body.Log)
+	return messages
+}
+
+// handle handles messages in their order, but for reports: they come last, and share a batch of the log. So what a pod has written is always kept
+// before its end is on record.
+func (s *session) handle(messages []*wire.FromAgent, greeted bool) error {
+	var reports []*wire.PodReport
+	for _, message := range messages {
+		hello := message.GetHello()
+		if greeted != (hello == nil) {
+			return status.Error(codes.InvalidArgument, "a session begins with one Hello")
+		}
+		greeted = true
+		var err error
+		switch body := message.GetBody().(type) {
+		case *wire.FromAgent_Hello:
+			err = s.open(hello)
+		case *wire.FromAgent_Report:
+			reports = append(reports, body.Report)
+		case *wire.FromAgent_Log:
+			err = s.keepLog(body.Log)
+		default:
+			err = status.Errorf(codes.Unimplemented, "a message of type %T", body)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	return status.Errorf(codes.Unimplemented, "a message of type %T", message.GetBody())
+	return s.report(reports)
 }
 
 // open puts the node on record as joined, and takes what the agent knew from before.
@@ -207,18 +239,19 @@ func (s *session) open(hello *wire.Hello) error {
 		}
 	}
 	s.hub.fleet.log.Info("a session has begun", "node", s.node, "pods", len(hello.GetPods()))
-	for _, report := range hello.GetPods() {
-		if err := s.report(report); err != nil {
-			return err
-		}
+	if err := s.report(hello.GetPods()); err != nil {
+		return err
 	}
 	close(s.opened)
 	return nil
 }
 
-// submit returns the error with which the session ends, nil for a command that was obeyed or is too late.
 func (s *session) submit(command engine.Command) error {
-	err := s.hub.fleet.submit(s.ctx, command)
+	return endsWith(s.hub.fleet.submit(s.ctx, command))
+}
+
+// endsWith returns the error with which the session ends, nil for a command that was obeyed or is too late.
+func endsWith(err error) error {
 	var rejection *engine.Rejection
 	switch {
 	case err == nil:
@@ -246,27 +279,37 @@ var phases = map[wire.PodReport_Phase]engine.ReportPhase{
 	wire.PodReport_FAILED:    engine.ReportFailed,
 }
 
-// report puts a report on record and acknowledges it.
-func (s *session) report(report *wire.PodReport) error {
-	if node, elsewhere := s.assignedElsewhere(report.GetUid()); elsewhere {
-		return status.Errorf(codes.PermissionDenied, "pod %s is on node %q", report.GetUid(), node)
+// report puts reports on record and acknowledges them, in their order.
+func (s *session) report(reports []*wire.PodReport) error {
+	var commands []engine.Command
+	for _, report := range reports {
+		if node, elsewhere := s.assignedElsewhere(report.GetUid()); elsewhere {
+			return status.Errorf(codes.PermissionDenied, "pod %s is on node %q", report.GetUid(), node)
+		}
+		phase, known := phases[report.GetPhase()]
+		switch {
+		case known:
+			commands = append(commands, engine.ReportPod{
+				Node: s.node, UID: report.GetUid(), Epoch: report.GetEpoch(), Phase: phase, Restarts: report.GetRestarts(),
+				ExitCode: report.GetExitCode(), Containers: exitsOf(report.GetContainers()), Reason: report.GetReason(), Message: report.GetMessage(),
+			})
+		case report.GetPhase() != wire.PodReport_STARTING: // that a pod is being started says nothing new
+			return status.Errorf(codes.InvalidArgument, "pod %s is in phase %s", report.GetUid(), report.GetPhase())
+		}
 	}
-	phase, known := phases[report.GetPhase()]
-	if !known && report.GetPhase() != wire.PodReport_STARTING {
-		return status.Errorf(codes.InvalidArgument, "pod %s is in phase %s", report.GetUid(), report.GetPhase())
-	}
-	// That a pod is being started says nothing new.
-	if known {
-		if err := s.submit(engine.ReportPod{
-			Node: s.node, UID: report.GetUid(), Epoch: report.GetEpoch(), Phase: phase, Restarts: report.GetRestarts(),
-			ExitCode: report.GetExitCode(), Containers: exitsOf(report.GetContainers()), Reason: report.GetReason(), Message: report.GetMessage(),
-		}); err != nil {
+	for _, err := range s.hub.fleet.submitAll(s.ctx, commands) {
+		if err := endsWith(err); err != nil {
 			return err
 		}
 	}
-	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
-		Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(), Revision: report.GetRevision(),
-	}}})
+	for _, report := range reports {
+		if err := s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
+			Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(), Revision: report.GetRevision(),
+		}}}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // exitsOf tells how the containers of a pod ended. One that never ran, as an init container had failed before, has no exit.

@@ -67,6 +67,14 @@ func (c *control) Submit(ctx context.Context, command engine.Command) (uint64, e
 	return c.state.Seq, nil
 }
 
+func (c *control) SubmitAll(ctx context.Context, commands []engine.Command) []error {
+	errs := make([]error, len(commands))
+	for i, command := range commands {
+		_, errs[i] = c.Submit(ctx, command)
+	}
+	return errs
+}
+
 func (c *control) must(t *testing.T, command engine.Command) {
 	t.Helper()
 	if _, err := c.Submit(context.Background(), command); err != nil {

@@ -126,27 +126,58 @@ func (w *Writer) Seed() []byte { return w.state.Seed }
 // Submit has a command decided and returns when its facts are durable: the sequence number of the log's head then. An *engine.Rejection
 // means that nothing has changed.
 func (w *Writer) Submit(ctx context.Context, command engine.Command) (uint64, error) {
+	asked, err := w.ask(ctx, command)
+	if err != nil {
+		return 0, err
+	}
+	answer := w.await(ctx, asked)
+	return answer.seq, answer.err
+}
+
+// SubmitAll has commands decided in their order and returns when the facts of all are durable, with an error for each that Submit would return.
+// They share a batch where they can.
+func (w *Writer) SubmitAll(ctx context.Context, commands []engine.Command) []error {
+	errs := make([]error, len(commands))
+	asked := make([]request, len(commands))
+	for i, command := range commands {
+		asked[i], errs[i] = w.ask(ctx, command)
+	}
+	for i := range asked {
+		if errs[i] == nil {
+			errs[i] = w.await(ctx, asked[i]).err
+		}
+	}
+	return errs
+}
+
+// ask queues a command.
+func (w *Writer) ask(ctx context.Context, command engine.Command) (request, error) {
 	asked := request{command: command, reply: make(chan reply, 1)}
 	select {
 	case w.requests <- asked:
+		return asked, nil
 	case <-w.stopped:
-		return 0, ErrStopped
+		return request{}, ErrStopped
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return request{}, ctx.Err()
 	}
+}
+
+// await returns the answer to what was asked.
+func (w *Writer) await(ctx context.Context, asked request) reply {
 	select {
 	case answer := <-asked.reply:
-		return answer.seq, answer.err
+		return answer
 	case <-w.stopped:
 		// The reply may have come just before the end.
 		select {
 		case answer := <-asked.reply:
-			return answer.seq, answer.err
+			return answer
 		default:
-			return 0, ErrStopped
+			return reply{err: ErrStopped}
 		}
 	case <-ctx.Done():
-		return 0, ctx.Err()
+		return reply{err: ctx.Err()}
 	}
 }
 

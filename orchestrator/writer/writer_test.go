@@ -125,6 +125,33 @@ func TestCommandsThatWaitShareABatch(t *testing.T) {
 	})
 }
 
+func TestCommandsOfOneCallAreDecidedInOrderAndEachHasItsAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := journal.NewMemory()
+		r := start(t, log.Open())
+		synctest.Wait()
+		errs := r.SubmitAll(t.Context(), []engine.Command{put(1), put(1), put(2), engine.DeleteObject{Key: put(1).(engine.PutObject).Key}, put(1)})
+		var rejection *engine.Rejection
+		if !errors.As(errs[1], &rejection) || rejection.Kind != engine.AlreadyExists {
+			t.Errorf("the second of the same name: %v", errs[1])
+		}
+		for i, err := range errs {
+			if i != 1 && err != nil {
+				t.Errorf("command %d: %v", i, err)
+			}
+		}
+		r.stop()
+		if err := <-r.ended; err != nil {
+			t.Error(err)
+		}
+		for i, err := range r.SubmitAll(context.Background(), []engine.Command{put(3), put(4)}) {
+			if !errors.Is(err, writer.ErrStopped) {
+				t.Errorf("command %d after the end: %v", i, err)
+			}
+		}
+	})
+}
+
 func TestARestartGoesOnWhereItWas(t *testing.T) {
 	log := journal.NewMemory()
 	first := start(t, log.Open())
