@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -216,6 +217,29 @@ func TestServeRefusesWhatItCannotServe(t *testing.T) {
 		serve.mustEnd(2)
 		if !strings.Contains(serve.stderr.String(), test.says) {
 			t.Errorf("serve %q does not say %q: %s", test.args, test.says, serve.stderr)
+		}
+	}
+}
+
+// What Terraform has the control plane's instance run must be a command line that this program takes.
+func TestTerraformStartsServeWithFlagsThatThereAre(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	module, err := os.ReadFile("../../terraform/modules/aws/control_plane.tf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(module), "exec /usr/local/bin/nightshift serve ")
+	line, _, ended := strings.Cut(after, "EOT")
+	flags := regexp.MustCompile(`--[a-z-]+`).FindAllString(line, -1)
+	if !found || !ended || len(flags) < 4 {
+		t.Fatalf("the module starts serve with %q", flags)
+	}
+	help := w.nightshift("serve", "--help")
+	help.mustEnd(0)
+	for _, flag := range flags {
+		if !strings.Contains(help.stdout.String(), flag+" ") {
+			t.Errorf("serve has no flag %s, with which Terraform starts it", flag)
 		}
 	}
 }
