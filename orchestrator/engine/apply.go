@@ -258,7 +258,7 @@ func (s *State) pay(node *Node, payer *Job) {
 			payer.paying[node] = true
 			s.markRelease(node)
 		}
-		node.payer = payer
+		node.payer, node.tenant = payer, payer.Tenant()
 	}
 }
 
@@ -294,7 +294,7 @@ func (s *State) settleLaunch(settled *event.LaunchSettled) {
 		}
 		node := &Node{
 			Name: launched.GetNode(), Provider: launch.Provider, InstanceID: launched.GetInstanceId(), LaunchKey: launch.Key, Offer: offer,
-			Capacity: offer.GetResources(), coming: true, Launched: s.Now, IdleSince: s.Now, Accrued: s.Now, Version: s.Seq,
+			Capacity: offer.GetResources(), coming: true, Launched: s.Now, IdleSince: s.Now, Accrued: s.Now, tenant: launch.Tenant, Version: s.Seq,
 		}
 		s.Nodes[node.Name] = node
 		s.told.changed[node.Name] = true

@@ -217,9 +217,4 @@ func (d *draft) observeOffers(command ObserveOffers) {
 }
 
 // tenantOfNode is the tenant of the Job that pays for the node.
-func (d *draft) tenantOfNode(node *Node) string {
-	if payer, ok := d.state.payerOf(node); ok {
-		return payer.Tenant()
-	}
-	return ""
-}
+func (d *draft) tenantOfNode(node *Node) string { return node.tenant }

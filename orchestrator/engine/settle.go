@@ -218,7 +218,7 @@ func (d *draft) settleEnds() {
 
 func receiptOf(owner *Job) *event.Receipt {
 	receipt := &event.Receipt{
-		CostMicros: owner.Account.Paid.Micros(), OnDemandMicros: owner.Account.OnDemand.Micros(), EvictedMicros: owner.Account.Evicted.Micros(),
+		Tenant: owner.Tenant(), CostMicros: owner.Account.Paid.Micros(), OnDemandMicros: owner.Account.OnDemand.Micros(), EvictedMicros: owner.Account.Evicted.Micros(),
 		IdleMicros: owner.Account.Idle.Micros(), Attempts: int64(len(owner.pods)), Evictions: int64(owner.Progress.Evicted), Currency: "USD",
 	}
 	for _, eviction := range owner.Evictions {

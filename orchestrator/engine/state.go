@@ -241,6 +241,8 @@ type Node struct {
 	paid, onDemand []ledger.Amount
 	// payer is the Job that pays for it while it holds none; it may have been deleted.
 	payer *Job
+	// tenant of the one who paid for it last.
+	tenant string
 	// coming: it is counted among those on their way.
 	coming bool
 	// due is when its timer rings.

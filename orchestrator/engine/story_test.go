@@ -92,6 +92,9 @@ func (s *story) play(text string) string {
 }
 
 // submit steps a command and returns a line for each fact.
+// worldwideFacts are the kinds that belong to no tenant.
+var worldwideFacts = map[string]bool{"term_began": true, "fleet_closed": true, "offers_observed": true}
+
 func (s *story) submit(command Command) []string {
 	facts, err := Step(s.state, command, s.now)
 	if err != nil {
@@ -104,6 +107,9 @@ func (s *story) submit(command Command) []string {
 			s.t.Fatal(err)
 		}
 		s.log = append(s.log, encoded)
+		if worldwide := worldwideFacts[fact.GetKind()]; worldwide != (fact.GetTenant() == "") {
+			s.t.Errorf("a fact of kind %s has the tenant %q", fact.GetKind(), fact.GetTenant())
+		}
 		switch body := fact.Body.(type) {
 		case *event.Fact_LaunchIntended:
 			s.keys = append(s.keys, body.LaunchIntended.GetKey())

@@ -1827,8 +1827,10 @@ type Receipt struct {
 	EvictedMilliseconds int64 `protobuf:"varint,8,opt,name=evicted_milliseconds,json=evictedMilliseconds,proto3" json:"evicted_milliseconds,omitempty"`
 	// The evictions by reason, the most frequent first.
 	EvictionsByReason []*EvictionTally `protobuf:"bytes,9,rep,name=evictions_by_reason,json=evictionsByReason,proto3" json:"evictions_by_reason,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Who pays.
+	Tenant        string `protobuf:"bytes,10,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Receipt) Reset() {
@@ -1922,6 +1924,13 @@ func (x *Receipt) GetEvictionsByReason() []*EvictionTally {
 		return x.EvictionsByReason
 	}
 	return nil
+}
+
+func (x *Receipt) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
 }
 
 // EvictionTally is what evictions for one reason have come to.
@@ -3216,7 +3225,7 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"Y\n" +
 	"\rReceiptIssued\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x126\n" +
-	"\areceipt\x18\x02 \x01(\v2\x1c.nightshift.event.v1.ReceiptR\areceipt\"\xf9\x02\n" +
+	"\areceipt\x18\x02 \x01(\v2\x1c.nightshift.event.v1.ReceiptR\areceipt\"\x91\x03\n" +
 	"\aReceipt\x12\x1f\n" +
 	"\vcost_micros\x18\x01 \x01(\x03R\n" +
 	"costMicros\x12(\n" +
@@ -3228,7 +3237,9 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\tevictions\x18\x06 \x01(\x03R\tevictions\x12\x1a\n" +
 	"\bcurrency\x18\a \x01(\tR\bcurrency\x121\n" +
 	"\x14evicted_milliseconds\x18\b \x01(\x03R\x13evictedMilliseconds\x12R\n" +
-	"\x13evictions_by_reason\x18\t \x03(\v2\".nightshift.event.v1.EvictionTallyR\x11evictionsByReason\"j\n" +
+	"\x13evictions_by_reason\x18\t \x03(\v2\".nightshift.event.v1.EvictionTallyR\x11evictionsByReason\x12\x16\n" +
+	"\x06tenant\x18\n" +
+	" \x01(\tR\x06tenant\"j\n" +
 	"\rEvictionTally\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12+\n" +
