@@ -21,7 +21,7 @@ func attached(t *testing.T) (w *world, first, second *command, firstUID, secondU
 	other := w.in("elsewhere", "WHO=the second, for $5 and $(HOME)")
 	manifest := strings.Replace(waiter("second", w.path("go-second")), "command: [sh, -c,", "args: [-c,", 1)
 	second = other.nightshift("run", "-f", other.write("second.yaml", manifest), "--image", "none=/bin/sh", "--data-dir", w.path("state"))
-	second.awaitOutput(second.stdout, "another nightshift works on "+w.path("state"))
+	second.awaitOutput(second.stdout, "another nightshift works on this data directory")
 	second.awaitOutput(second.stdout, "pod second-")
 	second.awaitOutput(second.stdout, "started on")
 	firstUID, secondUID = w.uidOf(first), w.uidOf(second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,8 +35,8 @@ func (c *controlPlane) host(ctx context.Context, guest attach.Guest) attach.End 
 		}
 		err = runErr
 	}
+	s.park(guest.Gone)
 	if ctx.Err() != nil {
-		s.park(guest.Gone)
 		err = errInterrupted
 	}
 	status, words := inWords(err)
@@ -58,17 +59,10 @@ func (s *session) park(there context.Context) {
 	if len(left) == 0 {
 		return
 	}
-	stop := func(grace int64) {
-		for _, uid := range left {
-			// It fails if the Job or the control plane is gone, and then there is nothing to stop.
-			_, _ = s.plane.writer.Submit(s.plane.running, engine.ParkJob{UID: uid, Reason: "the run was interrupted", GraceSeconds: grace})
-		}
-	}
-	stop(noLimit)
-	defer context.AfterFunc(there, func() { stop(int64(goneGrace / time.Second)) })()
+	defer context.AfterFunc(there, func() { s.plane.hurry(left) })()
 	_ = s.plane.until(s.plane.running, func(state *engine.State) bool {
 		for _, uid := range left {
-			if owner, ok := state.Jobs[uid]; ok && owner.Counts.Live() > 0 {
+			if owner, ok := state.Jobs[uid]; ok && owner.Counts.Live() > 0 && !s.plane.isAwaited(uid) {
 				return false
 			}
 		}
@@ -78,41 +72,77 @@ func (s *session) park(there context.Context) {
 
 // waiting counts the sessions that wait for each Job, by UID.
 type waiting struct {
+	// step makes counting a session in or out one with what the engine is told of it.
+	step sync.Mutex
+
 	mu       sync.Mutex
 	sessions map[string]int
 }
 
-// join counts a session in for a Job.
-func (c *controlPlane) join(uid string) {
-	c.waiting.mu.Lock()
-	defer c.waiting.mu.Unlock()
-	if c.waiting.sessions == nil {
-		c.waiting.sessions = make(map[string]int)
+// add changes the count of a Job and returns it.
+func (w *waiting) add(uid string, change int) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.sessions == nil {
+		w.sessions = make(map[string]int)
 	}
-	c.waiting.sessions[uid]++
+	w.sessions[uid] += change
+	count := w.sessions[uid]
+	if count <= 0 {
+		delete(w.sessions, uid)
+	}
+	return count
 }
 
-// leave counts a session out of its Jobs, and returns those for which none waits any more.
+func (c *controlPlane) isAwaited(uid string) bool { return c.waiting.add(uid, 0) > 0 }
+
+// join counts a session in for a Job, which goes on if it was parked.
+func (c *controlPlane) join(ctx context.Context, uid string) error {
+	c.waiting.step.Lock()
+	defer c.waiting.step.Unlock()
+	if _, err := c.writer.Submit(ctx, engine.UnparkJob{UID: uid}); err != nil {
+		return err
+	}
+	c.waiting.add(uid, 1)
+	return nil
+}
+
+// leave counts a session out of its Jobs, parks those for which none waits any more, and returns them.
 func (c *controlPlane) leave(uids []string) (left []string) {
-	c.waiting.mu.Lock()
-	defer c.waiting.mu.Unlock()
+	c.waiting.step.Lock()
+	defer c.waiting.step.Unlock()
 	for _, uid := range uids {
-		switch c.waiting.sessions[uid] {
-		case 0: // not joined, or left before
-		case 1:
-			delete(c.waiting.sessions, uid)
+		if !c.isAwaited(uid) {
+			continue // not joined, or left before
+		}
+		if c.waiting.add(uid, -1) == 0 {
 			left = append(left, uid)
-		default:
-			c.waiting.sessions[uid]--
+			c.parkJob(uid, noLimit)
 		}
 	}
 	return left
 }
 
-// guests remembers what attached runs have brought for their pods. It is nowhere on record.
+// hurry leaves the pods of Jobs that were parked and for which nobody waits no more than goneGrace.
+func (c *controlPlane) hurry(uids []string) {
+	c.waiting.step.Lock()
+	defer c.waiting.step.Unlock()
+	for _, uid := range uids {
+		if !c.isAwaited(uid) {
+			c.parkJob(uid, int64(goneGrace/time.Second))
+		}
+	}
+}
+
+// parkJob fails if the Job or the control plane is gone, and then there is nothing to stop.
+func (c *controlPlane) parkJob(uid string, graceSeconds int64) {
+	_, _ = c.writer.Submit(c.running, engine.ParkJob{UID: uid, Reason: "the run was interrupted", GraceSeconds: graceSeconds})
+}
+
+// guests remembers what attached runs have brought for their pods, by Job, the first one first. It is nowhere on record.
 type guests struct {
 	mu     sync.Mutex
-	visits map[engine.Name]*attach.Visit
+	visits map[engine.Name][]*attach.Visit
 }
 
 // add remembers a visit until the function it returns is called.
@@ -120,16 +150,19 @@ func (g *guests) add(brought *attach.Visit) (forget func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.visits == nil {
-		g.visits = make(map[engine.Name]*attach.Visit)
+		g.visits = make(map[engine.Name][]*attach.Visit)
 	}
 	for _, job := range brought.Jobs {
-		g.visits[engine.Name{Namespace: job.Namespace, Name: job.Name}] = brought
+		name := engine.Name{Namespace: job.Namespace, Name: job.Name}
+		g.visits[name] = append(g.visits[name], brought)
 	}
 	return func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		for _, job := range brought.Jobs {
-			if name := (engine.Name{Namespace: job.Namespace, Name: job.Name}); g.visits[name] == brought {
+			name := engine.Name{Namespace: job.Namespace, Name: job.Name}
+			g.visits[name] = slices.DeleteFunc(g.visits[name], func(visit *attach.Visit) bool { return visit == brought })
+			if len(g.visits[name]) == 0 {
 				delete(g.visits, name)
 			}
 		}
@@ -140,7 +173,10 @@ func (g *guests) add(brought *attach.Visit) (forget func()) {
 func (g *guests) of(job engine.Name) *attach.Visit {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.visits[job]
+	if visits := g.visits[job]; len(visits) > 0 {
+		return visits[0]
+	}
+	return nil
 }
 
 // images are the control plane's own, and what guests have brought beside them.
@@ -148,9 +184,11 @@ func (g *guests) images(own manifest.Images) manifest.Images {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	all := make(manifest.Images, len(own))
-	for _, brought := range g.visits {
-		for name, executable := range brought.Images {
-			all[name] = executable
+	for _, visits := range g.visits {
+		for _, brought := range visits {
+			for name, executable := range brought.Images {
+				all[name] = executable
+			}
 		}
 	}
 	for name, executable := range own {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -25,6 +27,7 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
 
 // kubectl's own commands, with their flags and forms of output, on what runs have left in a data directory. Nothing runs meanwhile.
@@ -100,30 +103,34 @@ type inspector struct {
 
 var _ genericclioptions.RESTClientGetter = (*inspector)(nil)
 
-// open asks the one who works on the data directory, or else reads it.
+// open asks the one who works on the data directory, or else reads it. One that is beginning or ending is waited for.
 func (i *inspector) open(ctx context.Context) error {
 	dir, err := dataDir(i.dataDir)
 	if err != nil {
 		return usage(err)
 	}
-	if _, err := os.Stat(dir); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "journal")); err != nil {
 		return usage(fmt.Errorf("no run has left anything here: %w; give another --data-dir", err))
 	}
-	i.config = &restclient.Config{Host: "http://localhost", QPS: -1}
-	if transport, ok := attach.Transport(dir); ok {
-		i.config.Transport = transport
-		return nil
+	for deadline := time.Now().Add(attachWithin); ; <-time.After(attachAgain) {
+		i.config = &restclient.Config{Host: "http://localhost", QPS: -1}
+		if transport, ok := attach.Transport(dir); ok {
+			i.config.Transport = transport
+			return nil
+		}
+		if i.writes {
+			i.plane, err = i.openToWrite(ctx)
+		} else {
+			i.plane, err = readControlPlane(ctx, dir)
+		}
+		if err == nil {
+			i.config.Transport = i.plane.transport(whoRuns())
+			return nil
+		}
+		if !errors.Is(err, errInUse) || time.Now().After(deadline) {
+			return asExit(err)
+		}
 	}
-	if i.writes {
-		i.plane, err = i.openToWrite(ctx)
-	} else {
-		i.plane, err = readControlPlane(ctx, dir)
-	}
-	if err != nil {
-		return asExit(err)
-	}
-	i.config.Transport = i.plane.transport(whoRuns())
-	return nil
 }
 
 // openToWrite opens a control plane in which nothing runs: what is deleted is gone when it has ended on nodes that may have been left.
@@ -132,11 +139,12 @@ func (i *inspector) openToWrite(ctx context.Context) (*controlPlane, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings.closed = "only a deletion is carried out"
+	settings.closed, settings.only = "only a deletion is carried out", map[engine.Name]bool{}
 	plane, err := openControlPlane(ctx, settings, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	if err != nil {
 		return nil, errors.Join(err, plane.close())
 	}
+	plane.socket.Refuse()
 	plane.start()
 	return plane, nil
 }

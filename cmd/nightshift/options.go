@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
 
@@ -49,8 +50,9 @@ type resolved struct {
 	providers []providerChoice
 	// hosts by which clients reach the API.
 	hosts []string
-	// closed, if not empty, is why nothing is to run.
+	// closed, if not empty, is why nothing is to run; only, if not nil, names what is: other Jobs in the data directory wait.
 	closed string
+	only   map[engine.Name]bool
 }
 
 // providerChoice is one --provider.

@@ -18,6 +18,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
+	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
 
@@ -82,14 +83,18 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 			return usage(err)
 		}
 	}
-	// The first signal ends the run in good order; a second one ends the program.
-	ctx, stopSignals := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	settings.only = make(map[engine.Name]bool)
+	for _, wanted := range jobs {
+		settings.only[engine.Name{Namespace: wanted.Namespace, Name: wanted.Name}] = true
+	}
+	ctx, stopSignals := untilSignal(ctx)
 	defer stopSignals()
 	progress := stdout
 	if options.output == "json" {
 		progress = stderr
 	}
 	show := screen.New(progress)
+	defer show.Close()
 	conclude := func(ended []screen.Conclusion) error {
 		show.Close()
 		return writeResult(ended, options.output, stdout)
@@ -100,21 +105,43 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	}
 	for deadline := time.Now().Add(attachWithin); ; {
 		err := withControlPlane(ctx, settings, func(plane *controlPlane) error {
-			return plane.runToTheEnd(ctx, stopSignals, &session{plane: plane, jobs: jobs, show: show, follow: options.follow}, conclude)
+			return plane.runToTheEnd(ctx, &session{plane: plane, jobs: jobs, show: show, follow: options.follow}, conclude)
 		})
 		if errors.Is(err, errInUse) {
-			err = attachTo(ctx, stopSignals, settings.dataDir, brought, show, conclude)
+			err = attachTo(ctx, settings.dataDir, brought, show, conclude)
 		}
-		if !errors.Is(err, errInUse) || time.Now().After(deadline) {
+		switch {
+		case ctx.Err() != nil && isBrokenOff(err):
+			return errInterrupted
+		case !errors.Is(err, errInUse), time.Now().After(deadline) && !errors.Is(err, attach.ErrClosing):
 			return err
 		}
 		// The other one is beginning, or ending: neither is told to anybody.
 		select {
 		case <-time.After(attachAgain):
 		case <-ctx.Done():
-			return &exitError{exitInterrupted, ctx.Err()}
 		}
 	}
+}
+
+// isBrokenOff tells whether a command failed for no other reason than that it was interrupted.
+func isBrokenOff(err error) bool {
+	var exit *exitError
+	broke := errors.As(err, &exit) && exit.status == exitMachinery && !errors.Is(err, errClosing)
+	return broke || errors.Is(err, context.Canceled)
+}
+
+// untilSignal returns a context that the first signal ends, so that all ends in good order. A second one ends the program, whatever it
+// is at. That nobody reads what is written, or that the terminal is gone, must not end those who are attached.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	signals := []os.Signal{syscall.SIGINT, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
 }
 
 // checkRunnable holds a Job against the rules of the API, before anything is started, and refuses one that would never end here.
@@ -138,24 +165,19 @@ const (
 )
 
 // attachTo runs the Jobs in the control plane of another run or server. It fails with errInUse when that takes nobody in.
-func attachTo(ctx context.Context, stopSignals func(), dataDir string, brought attach.Visit, show screen.Display, conclude func([]screen.Conclusion) error) error {
+func attachTo(ctx context.Context, dataDir string, brought attach.Visit, show screen.Display, conclude func([]screen.Conclusion) error) error {
 	conn, err := attach.Dial(dataDir)
 	if err != nil {
-		return &exitError{exitMachinery, fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)}
+		return &exitError{exitMachinery, fmt.Errorf("%w on %s and takes no other run in; wait for it, or give another --data-dir", errInUse, dataDir)}
 	}
-	show.Tell(screen.Say("another nightshift works on %s; its nodes and its policy are used", dataDir))
-	defer context.AfterFunc(ctx, func() {
-		stopSignals()
-		show.Tell(screen.Say(interruptedWords))
-	})()
+	defer context.AfterFunc(ctx, func() { show.Tell(screen.Say(interruptedWords)) })()
 	end, err := attach.Run(ctx, conn, brought, show)
 	switch {
 	case errors.Is(err, attach.ErrClosing):
-		return fmt.Errorf("%w: %w", errInUse, err)
+		return &exitError{exitMachinery, fmt.Errorf("%w on %s: %w", errInUse, dataDir, err)}
 	case err != nil:
 		return &exitError{exitMachinery, err}
 	case end.Status != 0:
-		show.Close()
 		return &exitError{end.Status, errors.New(end.Error)}
 	}
 	return conclude(end.Ended)
@@ -163,17 +185,20 @@ func attachTo(ctx context.Context, stopSignals func(), dataDir string, brought a
 
 const interruptedWords = "interrupted: the pods are stopped gracefully; interrupt again to end at once"
 
-var errInterrupted = &exitError{exitInterrupted, errors.New("interrupted; what is unfinished stays in the data directory and goes on when it is run again")}
+var (
+	errInterrupted = &exitError{exitInterrupted, errors.New("interrupted; what is unfinished stays in the data directory and goes on when it is run again")}
+	// errClosing: not everything could be stopped or given back.
+	errClosing = errors.New("closing the control plane")
+)
 
 // runToTheEnd brings a session to its end, has conclude tell what it came to, waits for the runs that are attached, and gives all nodes back.
-func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *session, conclude func([]screen.Conclusion) error) error {
+func (c *controlPlane) runToTheEnd(ctx context.Context, s *session, conclude func([]screen.Conclusion) error) error {
 	if err := s.find(); err != nil {
 		return err
 	}
 	c.start()
 	ended, err := s.run(ctx)
-	interrupted := ctx.Err() != nil
-	stopSignals()
+	interrupted := err != nil && ctx.Err() != nil
 	reason, concluded := "the run has ended", false
 	if interrupted {
 		reason, err = "the run was interrupted", errInterrupted
@@ -183,19 +208,21 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, stopSignals func(), s *s
 	_ = c.socket.CloseWhenEmpty(c.running, func(present int) {
 		s.show.Tell(screen.Say("%d more are attached to this run's control plane, which goes on until they have ended; interrupt to end them too", present))
 		switch {
-		case interrupted:
-			s.park(c.running)
-		case err == nil && !concluded:
+		case concluded:
+		case err == nil:
 			err, concluded = conclude(ended), true
+		default:
+			s.show.Tell(screen.Say("%v", err))
+			s.park(c.running)
+			concluded = true
 		}
 	})
 	if closeErr := c.closeFleet(reason, s.show); closeErr != nil {
-		return errors.Join(asExit(err), closeErr)
+		return &exitError{exitMachinery, errors.Join(err, fmt.Errorf("%w: %w", errClosing, closeErr))}
 	}
 	if err == nil && !concluded {
 		return conclude(ended)
 	}
-	s.show.Close()
 	return asExit(err)
 }
 

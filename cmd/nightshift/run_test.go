@@ -176,6 +176,41 @@ func TestAnInterruptedRunStopsItsPodsGracefullyAndIsResumed(t *testing.T) {
 	}
 }
 
+func TestAnUnfinishedJobWaitsWhileAnotherOneIsRunInItsDirectory(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	// It runs only with the image that its own run gives.
+	mine := strings.Replace(job("mine", `echo ready; while [ ! -e go ]; do sleep 0.05; done`, "backoffLimit: 0"), "command: [sh, -c,", "args: [-c,", 1)
+	first := w.nightshift("run", "-f", w.write("mine.yaml", mine), "--image", "none=/bin/sh", "--data-dir", "state")
+	first.awaitOutput(first.stdout, "started on")
+	uid := w.uidOf(first)
+	first.signal(syscall.SIGINT)
+	first.mustEnd(130)
+	w.nightshift("run", "-f", w.write("other.yaml", job("other", "true")), "--data-dir", "state").mustEnd(0)
+	w.write("go", "")
+	again := w.nightshift("run", "-f", "mine.yaml", "--image", "none=/bin/sh", "--data-dir", "state", "-o", "json")
+	again.mustEnd(0)
+	if got := again.result(); got.UID != uid || got.Failed != 0 || got.Evicted != 1 {
+		t.Errorf("the Job that was left came to %+v, want %s with one eviction and no failure", got, uid)
+	}
+}
+
+func TestASecondInterruptEndsARunAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run := w.nightshift("run", "-f", w.write("job.yaml", job("deaf", `trap "" TERM; echo ready; while :; do sleep 0.05; done`)), "--data-dir", "state")
+	run.awaitOutput(run.stdout, "started on")
+	uid := w.uidOf(run)
+	w.await("the pod is ready", func() bool { return w.said("state", uid, "ready") == 1 })
+	run.signal(syscall.SIGINT)
+	run.awaitOutput(run.stdout, "interrupt again to end at once")
+	run.signal(syscall.SIGINT)
+	run.mustEnd(130)
+	if left := w.awaitNothingLeft(); len(left) > 0 {
+		t.Errorf("left over: %q", left)
+	}
+}
+
 func TestNothingOutlivesARunThatIsKilledAndTheJobGoesOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

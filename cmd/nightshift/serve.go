@@ -7,10 +7,8 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/signal"
 	"slices"
 	"strconv"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -50,11 +48,15 @@ func serve(ctx context.Context, options *options, listen string, stderr io.Write
 	if err := checkListen(listen, settings); err != nil {
 		return usage(err)
 	}
-	ctx, stopSignals := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stopSignals := untilSignal(ctx)
 	defer stopSignals()
-	return withControlPlane(ctx, settings, func(plane *controlPlane) error {
-		return plane.serveAPI(ctx, stopSignals, listen, stderr)
+	err = withControlPlane(ctx, settings, func(plane *controlPlane) error {
+		return plane.serveAPI(ctx, listen, stderr)
 	})
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil // it was told to end before it served
+	}
+	return err
 }
 
 // checkListen holds the address against what the providers allow, and takes from it by which names clients come.
@@ -94,7 +96,7 @@ func machineHosts() ([]string, error) {
 }
 
 // serveAPI serves until a signal comes or a part fails, and then stops what runs in good order.
-func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen string, stderr io.Writer) error {
+func (c *controlPlane) serveAPI(ctx context.Context, listen string, stderr io.Writer) error {
 	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
@@ -112,7 +114,7 @@ func (c *controlPlane) serveAPI(ctx context.Context, stopSignals func(), listen 
 	fmt.Fprintf(stderr, "nightshift: the API is served on https://%s\nnightshift: kubectl --kubeconfig %s get jobs\n", listener.Addr(), kubeconfig)
 	select {
 	case <-ctx.Done():
-		stopSignals()
+		c.socket.Refuse()
 		fmt.Fprintln(stderr, "nightshift: stopping: pods are stopped gracefully and go on at the next start; a second signal ends at once")
 		stopServing()
 		return errors.Join(<-ended, c.closeFleet("serve is stopping", screen.Lines(io.Discard)))

@@ -34,7 +34,9 @@ type session struct {
 
 // find looks for unfinished Jobs of the same names and specs, which go on. One of another spec is the user's to decide about.
 func (s *session) find() (err error) {
-	s.uids = make([]string, len(s.jobs))
+	if s.uids == nil {
+		s.uids = make([]string, len(s.jobs))
+	}
 	digests := make([]string, len(s.jobs))
 	for i, wanted := range s.jobs {
 		if digests[i], err = manifest.Digest(wanted); err != nil {
@@ -45,6 +47,7 @@ func (s *session) find() (err error) {
 		for i, wanted := range s.jobs {
 			owner, ok := state.JobOf(wanted.Namespace, wanted.Name)
 			switch {
+			case s.uids[i] != "": // found before
 			// One that has ended without a receipt was left by a crash, and the rest is done now.
 			case !ok || (owner.Ended() && owner.Receipt != nil):
 			case owner.Digest == digests[i]:
@@ -68,9 +71,6 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	defer leave()
 	if err := s.create(ctx); err != nil {
 		return nil, err
-	}
-	for _, uid := range s.uids {
-		s.plane.join(uid)
 	}
 	logs := s.startFollowing()
 	began := time.Now()
@@ -114,7 +114,8 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	return ended, nil
 }
 
-// create puts the Jobs through the API of this process, as kubectl would. If one is refused, none of this call stays.
+// create puts the Jobs through the API of this process, as kubectl would, and joins each. If one is refused, none of this call stays; the
+// caller parks those that were there before.
 func (s *session) create(ctx context.Context) error {
 	client, err := s.plane.client(whoRuns())
 	if err != nil {
@@ -122,28 +123,40 @@ func (s *session) create(ctx context.Context) error {
 	}
 	var created []*batchv1.Job
 	for i, wanted := range s.jobs {
-		if s.uids[i] != "" {
-			// It may be parked, if a run that was attached has left it.
-			if _, err := s.plane.writer.Submit(ctx, engine.UnparkJob{UID: s.uids[i]}); err != nil {
-				return err
+		if s.uids[i] == "" {
+			job, err := s.createOne(ctx, client, wanted)
+			if apierrors.IsAlreadyExists(err) {
+				// Another run of the same Job was faster.
+				if findErr := s.find(); findErr != nil || s.uids[i] != "" {
+					err = findErr
+				}
 			}
-			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
-			continue
+			if err != nil {
+				return errors.Join(err, s.withdraw(ctx, client, created))
+			}
+			if job != nil {
+				created = append(created, job)
+				s.uids[i] = string(job.UID)
+			}
 		}
-		job, err := s.createOne(ctx, client, wanted)
-		if err != nil {
-			for _, job := range created {
-				deleted := client.BatchV1().Jobs(job.Namespace).Delete(context.WithoutCancel(ctx), job.Name, metav1.DeleteOptions{
-					PropagationPolicy: new(metav1.DeletePropagationBackground), Preconditions: metav1.NewUIDPreconditions(string(job.UID)),
-				})
-				err = errors.Join(err, deleted)
-			}
+		if len(created) == 0 || s.uids[i] != string(created[len(created)-1].UID) {
+			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
+		}
+		if err := s.plane.join(ctx, s.uids[i]); err != nil {
 			return err
 		}
-		created = append(created, job)
-		s.uids[i] = string(job.UID)
 	}
-	return nil
+	return ctx.Err()
+}
+
+// withdraw deletes what this session has created.
+func (s *session) withdraw(ctx context.Context, client kubernetes.Interface, created []*batchv1.Job) (err error) {
+	for _, job := range created {
+		err = errors.Join(err, client.BatchV1().Jobs(job.Namespace).Delete(context.WithoutCancel(ctx), job.Name, metav1.DeleteOptions{
+			PropagationPolicy: new(metav1.DeletePropagationBackground), Preconditions: metav1.NewUIDPreconditions(string(job.UID)),
+		}))
+	}
+	return err
 }
 
 func (s *session) createOne(ctx context.Context, client kubernetes.Interface, wanted *batchv1.Job) (*batchv1.Job, error) {
@@ -155,7 +168,8 @@ func (s *session) createOne(ctx context.Context, client kubernetes.Interface, wa
 	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return nil, err
 	}
-	return client.BatchV1().Jobs(wanted.Namespace).Create(ctx, wanted, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+	// Once it is on its way it is not taken back: what is stored must be known here, to be stopped.
+	return client.BatchV1().Jobs(wanted.Namespace).Create(context.WithoutCancel(ctx), wanted, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
 }
 
 // whoRuns names the user for the record.

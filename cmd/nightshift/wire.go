@@ -166,6 +166,13 @@ func (c *controlPlane) openProviders(ctx context.Context) error {
 	return nil
 }
 
+// readAndLetGo reads the log and leaves the directory to whoever wants to work on it.
+func (c *controlPlane) readAndLetGo(ctx context.Context) error {
+	err := errors.Join(writer.Read(ctx, c.journal, c.view.Observe), c.journal.Close())
+	c.journal = nil
+	return err
+}
+
 // besides returns the executable of that name beside this one, or else its name, for PATH.
 func besides(executable, name string) string {
 	path := filepath.Join(filepath.Dir(executable), name)
@@ -229,7 +236,7 @@ func (c *controlPlane) openWriter(ctx context.Context) (err error) {
 	c.view = view.New(view.Options{Each: c.narrator.each})
 	c.desk = admission.New(c.decider, submitter{c}, c.archive, c.logger)
 	c.writer, err = writer.Open(ctx, writer.Config{
-		Journal: c.journal, Now: time.Now, Seed: seed, Closed: c.settings.closed, Logger: c.logger,
+		Journal: c.journal, Now: time.Now, Seed: seed, Closed: c.settings.closed, Only: c.settings.only, Logger: c.logger,
 		Followers: []writer.Follower{c.view, c.desk},
 		Want:      func(effects engine.Effects) { c.desk.Want(effects); c.fleet.Want(effects) },
 	})
@@ -296,7 +303,7 @@ func readControlPlane(ctx context.Context, dataDir string) (*controlPlane, error
 		{"open the log", c.openJournal},
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
-		{"read the log", func(ctx context.Context) error { return writer.Read(ctx, c.journal, c.view.Observe) }},
+		{"read the log", c.readAndLetGo},
 		{"prepare the API", c.openAPI},
 	} {
 		if err := step.do(ctx); err != nil {

@@ -19,6 +19,8 @@ type BeginTerm struct {
 	Seed []byte
 	// Closed, if not empty, is why no pod is bound and no node launched in this term.
 	Closed string
+	// Only, if not nil, names the Jobs for which somebody waits; all others that are unfinished begin the term parked.
+	Only map[Name]bool
 }
 
 // CloseFleet ends all pods in good order as evictions, and gives all nodes back.

@@ -38,6 +38,9 @@ func Decide(state *State, command Command, now time.Time) ([]*event.Fact, error)
 	switch command := command.(type) {
 	case BeginTerm:
 		d.add("", &event.TermBegan{Term: command.Term, FormatLevel: event.FormatLevel, Seed: firstSeed(state, command.Seed), Closed: command.Closed})
+		if command.Only != nil {
+			d.parkAllBut(command.Only)
+		}
 	case CloseFleet:
 		d.add("", &event.FleetClosed{Reason: command.Reason})
 	case ParkJob:

@@ -27,6 +27,15 @@ func (d *draft) parkJob(command ParkJob) error {
 	return nil
 }
 
+// parkAllBut parks the unfinished Jobs for which nobody waits.
+func (d *draft) parkAllBut(only map[Name]bool) {
+	for _, uid := range sortedKeys(d.state.Jobs) {
+		if owner := d.state.Jobs[uid]; !owner.Ended() && !only[owner.Name] {
+			d.add(owner.Tenant(), &event.JobParked{Uid: uid, Reason: "nobody waits for it", GraceSeconds: owner.template.GraceSeconds})
+		}
+	}
+}
+
 func (d *draft) unparkJob(command UnparkJob) error {
 	owner, ok := d.state.Jobs[command.UID]
 	switch {

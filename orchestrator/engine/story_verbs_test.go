@@ -79,7 +79,11 @@ func (s *story) verb(words []string) []string {
 	case "close":
 		return s.submit(CloseFleet{Reason: strings.Join(names, " ")})
 	case "restart":
-		return s.submit(BeginTerm{Term: s.state.Term + 1, Closed: strings.Join(names, " ")})
+		begin := BeginTerm{Term: s.state.Term + 1}
+		if only, ok := settings["only"]; ok {
+			begin.Only = map[Name]bool{{Namespace: "default", Name: only}: true}
+		}
+		return s.submit(begin)
 	case "status":
 		return s.status(names[0])
 	}

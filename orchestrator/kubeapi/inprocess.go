@@ -61,6 +61,7 @@ func (p inProcess) RoundTrip(request *http.Request) (*http.Response, error) {
 	case <-a.begun:
 	case <-request.Context().Done():
 		cancel()
+		_ = body.CloseWithError(request.Context().Err()) // nobody reads what the handler still writes
 		return nil, request.Context().Err()
 	}
 	return &http.Response{

@@ -241,8 +241,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 	defer cancel()
 	err := server.Shutdown(limit)
-	if err != nil {
-		err = errors.Join(fmt.Errorf("end the requests that are under way: %w", err), server.Close())
+	if errors.Is(err, context.DeadlineExceeded) {
+		// A client that does not read its answer is no failure of the server.
+		err = server.Close()
 	}
 	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
 		err = errors.Join(err, end)

@@ -46,6 +46,8 @@ type Config struct {
 	Seed []byte
 	// Closed, if not empty, is why this writer's term binds no pod and launches no node.
 	Closed string
+	// Only, if not nil, names the Jobs for which somebody waits when the term begins; all others begin it parked.
+	Only map[engine.Name]bool
 	// Followers see the facts.
 	Followers []Follower
 	// Want is given the effects after each batch, and once before the first. It is called on the writer's goroutine and must not block.
@@ -85,7 +87,7 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 	if err := w.replay(ctx); err != nil {
 		return nil, err
 	}
-	facts, err := engine.Step(w.state, engine.BeginTerm{Term: uint64(term), Seed: config.Seed, Closed: config.Closed}, config.Now())
+	facts, err := engine.Step(w.state, engine.BeginTerm{Term: uint64(term), Seed: config.Seed, Closed: config.Closed, Only: config.Only}, config.Now())
 	if err != nil {
 		return nil, fmt.Errorf("begin term %d: %w", term, err)
 	}

@@ -38,10 +38,13 @@ func Run(ctx context.Context, conn net.Conn, brought Visit, show screen.Display)
 		_ = out.Encode(struct{}{}) // if it cannot be sent the connection is broken, which means the same
 	})()
 	messages := json.NewDecoder(in)
-	for {
+	for taken := false; ; taken = true {
 		var m message
 		if err := messages.Decode(&m); err != nil {
 			return End{}, fmt.Errorf("the run whose control plane this one had joined is gone (%w); run again, and what is unfinished goes on", err)
+		}
+		if !taken && (m.End == nil || !m.End.Closing) {
+			show.Tell(screen.Say("another nightshift works on this data directory; its nodes and its policy are used"))
 		}
 		switch {
 		case m.Change != nil:

@@ -114,6 +114,13 @@ func (s *Server) enter() bool {
 	return true
 }
 
+// Refuse lets nobody in any more; who is attached stays.
+func (s *Server) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+}
+
 func (s *Server) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -130,7 +137,7 @@ func (s *Server) CloseWhenEmpty(ctx context.Context, waiting func(present int)) 
 	for {
 		s.mu.Lock()
 		present := s.present
-		s.closed = present == 0
+		s.closed = s.closed || present == 0
 		if s.left == nil {
 			s.left = make(chan struct{})
 		}
