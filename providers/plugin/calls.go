@@ -46,7 +46,7 @@ func (c *Client) Launch(ctx context.Context, request providers.LaunchRequest) (p
 	result := providers.LaunchResult{Instances: instancesFromWire(response.GetInstances())}
 	if failure := response.GetFailure(); failure != nil {
 		// The provider saw the context end too, but what it launched by then is not lost.
-		if ctxErr := ctx.Err(); ctxErr != nil {
+		if ctxErr := endOf(ctx); ctxErr != nil {
 			return result, &providers.Error{Kind: providers.KindTransient, Op: op, Err: ctxErr}
 		}
 		return result, restored(failure)

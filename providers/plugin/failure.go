@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nightshift-batch/nightshift/providers"
 	"github.com/nightshift-batch/nightshift/providers/plugin/pluginpb"
@@ -73,11 +74,22 @@ func (c *Client) callError(ctx context.Context, op string, err error) error {
 
 // contextError returns the error of the caller's context if that is why a call failed.
 func contextError(ctx context.Context, err error) error {
-	if ctxErr := ctx.Err(); ctxErr != nil {
+	if ctxErr := endOf(ctx); ctxErr != nil {
 		return ctxErr
 	}
 	// The connection keeps the deadline by a timer of its own, which may fire before the context's.
 	if _, bounded := ctx.Deadline(); bounded && status.Code(err) == codes.DeadlineExceeded {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// endOf is ctx.Err(), also when the deadline has passed and the context's timer is late: the plugin may answer before it fires.
+func endOf(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if deadline, bounded := ctx.Deadline(); bounded && !time.Now().Before(deadline) {
 		return context.DeadlineExceeded
 	}
 	return nil
