@@ -89,6 +89,8 @@ func (p *process) reap(logged <-chan struct{}) {
 	// The error repeats the state, except where wait itself failed: then the state is missing and ending says so.
 	_ = p.cmd.Wait()
 	p.state = p.cmd.ProcessState
+	// Who closes it from here on finds it ended.
+	byItself := !p.closing.Load()
 	close(p.exited)
 	deadline := time.Now().Add(drainWithin)
 	for _, pipe := range []*os.File{p.stdout, p.stderr} {
@@ -97,10 +99,10 @@ func (p *process) reap(logged <-chan struct{}) {
 		}
 	}
 	<-logged
-	if p.closing.Load() {
-		p.logger.Debug("plugin ended", "status", p.ending())
-	} else {
+	if byItself {
 		p.logger.Error("plugin ended by itself", "status", p.ending())
+	} else {
+		p.logger.Debug("plugin ended", "status", p.ending())
 	}
 	close(p.drained)
 }
