@@ -153,14 +153,14 @@ func (g *guests) add(brought *attach.Visit) (forget func()) {
 		g.visits = make(map[engine.Name][]*attach.Visit)
 	}
 	for _, job := range brought.Jobs {
-		name := engine.Name{Namespace: job.Namespace, Name: job.Name}
+		name := nameOf(job)
 		g.visits[name] = append(g.visits[name], brought)
 	}
 	return func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		for _, job := range brought.Jobs {
-			name := engine.Name{Namespace: job.Namespace, Name: job.Name}
+			name := nameOf(job)
 			g.visits[name] = slices.DeleteFunc(g.visits[name], func(visit *attach.Visit) bool { return visit == brought })
 			if len(g.visits[name]) == 0 {
 				delete(g.visits, name)

@@ -78,14 +78,12 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
+	settings.only = make(map[engine.Name]bool)
 	for _, wanted := range jobs {
 		if err := checkRunnable(wanted, settings.images); err != nil {
 			return usage(err)
 		}
-	}
-	settings.only = make(map[engine.Name]bool)
-	for _, wanted := range jobs {
-		settings.only[engine.Name{Namespace: wanted.Namespace, Name: wanted.Name}] = true
+		settings.only[nameOf(wanted)] = true
 	}
 	ctx, stopSignals := untilSignal(ctx)
 	defer stopSignals()

@@ -65,7 +65,7 @@ func (s *session) find() (err error) {
 func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	names := make([]engine.Name, len(s.jobs))
 	for i, wanted := range s.jobs {
-		names[i] = engine.Name{Namespace: wanted.Namespace, Name: wanted.Name}
+		names[i] = nameOf(wanted)
 	}
 	heard, leave := s.plane.narrator.listen(names...)
 	defer leave()
@@ -123,26 +123,28 @@ func (s *session) create(ctx context.Context) error {
 	}
 	var created []*batchv1.Job
 	for i, wanted := range s.jobs {
-		if s.uids[i] == "" {
+		goesOn := s.uids[i] != ""
+		if !goesOn {
 			job, err := s.createOne(ctx, client, wanted)
 			if apierrors.IsAlreadyExists(err) {
 				// Another run of the same Job was faster.
 				if findErr := s.find(); findErr != nil || s.uids[i] != "" {
-					err = findErr
+					goesOn, err = findErr == nil, findErr
 				}
 			}
 			if err != nil {
 				return errors.Join(err, s.withdraw(ctx, client, created))
 			}
-			if job != nil {
+			if !goesOn {
 				created = append(created, job)
 				s.uids[i] = string(job.UID)
 			}
 		}
-		if len(created) == 0 || s.uids[i] != string(created[len(created)-1].UID) {
+		if goesOn {
 			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
 		}
-		if err := s.plane.join(ctx, s.uids[i]); err != nil {
+		// Also when this session is being interrupted: only a Job that was joined is parked.
+		if err := s.plane.join(context.WithoutCancel(ctx), s.uids[i]); err != nil {
 			return err
 		}
 	}
@@ -170,6 +172,11 @@ func (s *session) createOne(ctx context.Context, client kubernetes.Interface, wa
 	}
 	// Once it is on its way it is not taken back: what is stored must be known here, to be stopped.
 	return client.BatchV1().Jobs(wanted.Namespace).Create(context.WithoutCancel(ctx), wanted, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+}
+
+// nameOf is the name by which the engine knows a Job.
+func nameOf(job *batchv1.Job) engine.Name {
+	return engine.Name{Namespace: job.Namespace, Name: job.Name}
 }
 
 // whoRuns names the user for the record.
