@@ -105,7 +105,7 @@ func (c *checker) conditions(owner *Job) {
 	c.holds(!has(batchv1.JobFailed) || has(batchv1.JobFailureTarget), "job %s is Failed without FailureTarget", name)
 	c.holds(!has(batchv1.JobFailureTarget) || !has(batchv1.JobSuccessCriteriaMet), "job %s has both FailureTarget and SuccessCriteriaMet", name)
 	c.holds(!owner.Ended() || owner.Counts.Live() == 0, "job %s has ended with %d live pods", name, owner.Counts.Live())
-	c.holds(!has(batchv1.JobFailed) || !owner.Progress.Started.IsZero() || owner.Spec.Suspended, "job %s has failed and never started", name)
+	c.holds(!owner.Ended() || !owner.Progress.Started.IsZero() || owner.Spec.Suspended && owner.Spec.Completions == 0, "job %s has ended and never started", name)
 	c.holds(!owner.Spec.ManagedElsewhere || len(owner.pods)+len(owner.Progress.Conditions) == 0 && owner.Progress.Started.IsZero(),
 		"job %s is another controller's and was touched", name)
 }

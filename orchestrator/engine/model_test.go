@@ -216,6 +216,9 @@ func (m *model) finish(set func(string) bool) bool {
 	if len(m.ending()) > 0 {
 		return false
 	}
+	if m.started.IsZero() && (m.spec.Completions == nil || *m.spec.Completions != 0) {
+		m.started = m.now
+	}
 	if m.has("FailureTarget") {
 		return set("Failed")
 	}

@@ -48,10 +48,10 @@ func Next(spec *Spec, progress *Progress, pods *Pods, now time.Time) Verdict {
 		return start(progress)
 	}
 	if target, ok := progress.Condition(batchv1.JobSuccessCriteriaMet); ok {
-		return finish(pods, Condition{Type: batchv1.JobComplete, Reason: target.Reason, Message: target.Message})
+		return finish(spec, progress, pods, Condition{Type: batchv1.JobComplete, Reason: target.Reason, Message: target.Message})
 	}
 	if target, ok := progress.Condition(batchv1.JobFailureTarget); ok {
-		return finish(pods, Condition{Type: batchv1.JobFailed, Reason: target.Reason, Message: target.Message})
+		return finish(spec, progress, pods, Condition{Type: batchv1.JobFailed, Reason: target.Reason, Message: target.Message})
 	}
 	if condition, met := endOf(spec, progress, pods, now); met {
 		return Verdict{Conditions: []Condition{condition}}
@@ -93,10 +93,12 @@ func expire(spec *Spec, ended, now time.Time) Verdict {
 	return Verdict{Expire: true}
 }
 
-// finish stops what is active and ends the Job when nothing is left. When it fails, what has not ended counts as failed.
-func finish(pods *Pods, condition Condition) Verdict {
+// finish stops what is active and ends the Job when nothing is left. When it fails, what has not ended counts as failed. A Job that ends while it
+// is suspended has lost its start time; it gets one again, without which no status of an ended Job is valid, unless it wants no completions
+// (pkg/registry/batch/job/strategy.go: getStatusValidationOptions). Kubernetes' controller forgets that, and such a Job never ends there.
+func finish(spec *Spec, progress *Progress, pods *Pods, condition Condition) Verdict {
 	if pods.Live() == 0 {
-		return Verdict{Conditions: []Condition{condition}}
+		return Verdict{Start: progress.Started.IsZero() && spec.Completions != 0, Conditions: []Condition{condition}}
 	}
 	return Verdict{Stop: Stop{
 		Count: pods.Active, Reason: condition.Reason, Message: condition.Message, Failed: condition.Type == batchv1.JobFailed,

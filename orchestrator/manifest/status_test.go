@@ -98,15 +98,15 @@ func withStatus(t *testing.T, owner *engine.Job) *batch.Job {
 	return internal
 }
 
-// strictly is every rule there is. Kubernetes looks at some of them only when their field has changed; here they hold always, but for the start time
-// of a Job that fails while it is suspended, which Kubernetes takes away and then misses.
+// strictly is every rule there is. Kubernetes looks at some of them only when their field has changed; here they hold always. A suspended Job that
+// wants no completions ends without a start time, as it may there.
 func strictly(owner *engine.Job) batchvalidation.JobStatusValidationOptions {
 	return batchvalidation.JobStatusValidationOptions{
 		RejectDecreasingSucceededCounter: !owner.Spec.Indexed || owner.Spec.Completions != owner.Spec.Parallelism,
 		RejectDecreasingFailedCounter:    true, RejectDisablingTerminalCondition: true, RejectInvalidCompletedIndexes: true, RejectInvalidFailedIndexes: true,
 		RejectFailedIndexesOverlappingCompleted: true, RejectCompletedIndexesForNonIndexedJob: true, RejectFailedIndexesForNoBackoffLimitPerIndex: true,
 		RejectFailedJobWithoutFailureTarget: true, RejectCompleteJobWithoutSuccessCriteriaMet: true, RejectFinishedJobWithActivePods: true,
-		RejectFinishedJobWithoutStartTime: !owner.Spec.Suspended, RejectFinishedJobWithUncountedTerminatedPods: true,
+		RejectFinishedJobWithoutStartTime: !owner.Spec.Suspended || owner.Spec.Completions != 0, RejectFinishedJobWithUncountedTerminatedPods: true,
 		RejectStartTimeUpdateForUnsuspendedJob: true, RejectCompletionTimeBeforeStartTime: true, RejectMutatingCompletionTime: true,
 		RejectCompleteJobWithoutCompletionTime: true, RejectNotCompleteJobWithCompletionTime: true, RejectCompleteJobWithFailedCondition: true,
 		RejectCompleteJobWithFailureTargetCondition: true, RejectMoreReadyThanActivePods: true, RejectFinishedJobWithTerminatingPods: true,
