@@ -150,7 +150,7 @@ var supportedJob = object{
 
 var supportedPodSpec = object{
 	"containers":                    list{max: maxContainers, item: supportedContainer},
-	"initContainers":                list{max: maxContainers, item: initContainer()},
+	"initContainers":                list{max: maxContainers, item: supportedContainer},
 	"restartPolicy":                 works,
 	"terminationGracePeriodSeconds": works,
 	"nodeSelector":                  entries(nodeLabel),
@@ -172,13 +172,6 @@ var supportedPodSpec = object{
 // maxContainers bounds the containers of a pod, and its init containers: each report of the pod names them all.
 const maxContainers = 100
 
-// initContainer is a container that may be a sidecar too.
-func initContainer() object {
-	o := maps.Clone(supportedContainer)
-	o["restartPolicy"] = only("Always")
-	return o
-}
-
 var supportedContainer = object{
 	"name": works, "image": works, "command": works, "args": works, "workingDir": works,
 	"env": list{max: 10_000, item: object{
@@ -188,7 +181,8 @@ var supportedContainer = object{
 			"resourceFieldRef": object{"containerName": works, "resource": test(envResource), "divisor": works},
 		},
 	}},
-	"resources": object{"requests": entries(resourceName), "limits": entries(resourceName)},
+	"resources":     object{"requests": entries(resourceName), "limits": entries(resourceName)},
+	"restartPolicy": works, "restartPolicyRules": works,
 
 	"imagePullPolicy":          works,                        // nothing is pulled
 	"terminationMessagePath":   only("/dev/termination-log"), // read where TERMINATION_MESSAGE_PATH says; a process has no mounts of its own

@@ -28,6 +28,8 @@ func TestAllThatAJobMaySayIsTaken(t *testing.T) {
 		"another controller":       spec(t, "managedBy: example.com/other"),
 		"a policy on failures":     never(t, "podFailurePolicy:\n  rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}, {action: FailJob, onExitCodes: {containerName: main, operator: In, values: [42]}}]"),
 		"a policy on successes":    spec(t, "completionMode: Indexed\nsuccessPolicy:\n  rules: [{succeededIndexes: \"0,2\", succeededCount: 1}]"),
+		"restarts of a container":  container(t, "restartPolicy: Never\nrestartPolicyRules:\n- {action: Restart, exitCodes: {operator: In, values: [42]}}\n- {action: RestartAllContainers, exitCodes: {operator: NotIn, values: [0]}}"),
+		"of one of init":           podSpec(t, "initContainers: [{name: i, image: b, command: [x], restartPolicy: Never}]"),
 		"Kubernetes' own accounts": with(t, "  name: x\n", "  name: x\n  annotations: {nightshift.dev/strict-upstream: \"true\"}\n"),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -87,6 +89,10 @@ func TestRulesOfThePoliciesReadAsThoseOfKubernetes(t *testing.T) {
 			`spec.podFailurePolicy.rules[0].onExitCodes.containerName: Invalid value: "other": must be one of the container or initContainer names in the pod template`},
 		"a manager without a domain": {spec(t, "managedBy: other"),
 			`spec.managedBy: Invalid value: "other": must be a domain-prefixed path (such as "acme.io/foo")`},
+		"rules of a container without a policy": {container(t, "restartPolicyRules: [{action: Restart, exitCodes: {operator: In, values: [1]}}]"),
+			`spec.template.spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used`},
+		"a rule without exit codes": {container(t, "restartPolicy: Never\nrestartPolicyRules: [{action: Restart}]"),
+			`spec.template.spec.containers[0].restartPolicyRules[0].exitCodes: Required value: must be specified`},
 		"replacement that a failure policy does not allow": {never(t, "podReplacementPolicy: TerminatingOrFailed\npodFailurePolicy:\n  rules: [{action: Count, onPodConditions: [{type: DisruptionTarget}]}]"),
 			`spec.podReplacementPolicy: Unsupported value: "TerminatingOrFailed": supported values: "Failed"`},
 	} {

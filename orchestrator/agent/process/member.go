@@ -5,8 +5,6 @@ import (
 	"syscall"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/attempt"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 )
@@ -23,9 +21,10 @@ const (
 // member is one container of a pod, over all its runs. The pod's goroutine alone uses it.
 type member struct {
 	*container
-	state    state
-	restarts int32
-	// begun: a run was started, however it went on.
+	state state
+	// runs that were begun, or tried, before the newest one.
+	restarted int32
+	// begun: a run was started, however it went on, since the pod began or was begun again as a whole.
 	begun bool
 	// startAt is when a container that has run, or was tried to, is started again; zero for one that waits for its turn.
 	startAt time.Time
@@ -65,7 +64,7 @@ func (m *member) title() string {
 // start starts the next run.
 func (p *pod) start(m *member) {
 	if m.end != nil {
-		m.restarts++
+		m.restarted++
 	}
 	p.untold = true
 	r, err := p.startRun(m)
@@ -97,19 +96,45 @@ func (p *pod) over(e ending) {
 		p.lastFailed = &e
 	}
 	p.untold = true
-	again := m.role == sidecar || p.plan.restart == corev1.RestartPolicyOnFailure && e.exitCode != 0
-	if !again {
-		m.state = ended
+	m.state = ended
+	switch m.restarts.after(m.role, e.exitCode) {
+	case itself:
+		// A stop has no use for it, and leaves the container as it is.
+		m.state = waiting
+		m.startAt = e.finished.Add(m.delays.after(e.finished.Sub(e.started)))
+	case everything:
+		if p.anew == nil {
+			p.anew = &anew{at: e.finished.Add(m.delays.after(e.finished.Sub(e.started)))}
+		}
+	}
+}
+
+// anew is a beginning of the whole pod that is to come, when nothing of it runs any more.
+type anew struct{ at time.Time }
+
+// beginAnew kills what runs, without grace as the kubelet does (kuberuntime_manager.go, ContainersToReset), and then puts the pod back to where
+// it began. The kubelet does so without delay. Here it waits as the container that wants it would wait for a restart, since a pod that ends at
+// once would keep its machine busy with beginning.
+func (p *pod) beginAnew(now time.Time) {
+	runs := false
+	for _, m := range p.members {
+		if m.state == running {
+			runs = true
+			p.end(m, true)
+		}
+	}
+	if runs || now.Before(p.anew.at) {
 		return
 	}
-	// A stop has no use for it, and leaves the container as it is.
-	m.state = waiting
-	m.startAt = e.finished.Add(m.delays.after(e.finished.Sub(e.started)))
+	for _, m := range p.members {
+		m.state, m.begun, m.startAt = waiting, false, time.Time{}
+	}
+	p.anew, p.untold = nil, true
 }
 
 // status renders the container for a report; stopped when the pod is to end.
 func (m *member) status(plan *plan, stopped bool) *wire.ContainerStatus {
-	s := &wire.ContainerStatus{Name: m.name, Init: m.role != app, Restarts: m.restarts}
+	s := &wire.ContainerStatus{Name: m.name, Init: m.role != app, Restarts: m.restarted}
 	switch {
 	case m.state == running:
 		s.State = &wire.ContainerStatus_Running{Running: &wire.ContainerRunning{StartedUnixNano: m.run.started.UnixNano()}}
@@ -117,16 +142,18 @@ func (m *member) status(plan *plan, stopped bool) *wire.ContainerStatus {
 	case m.state == ended, stopped && m.end != nil:
 		s.State = &wire.ContainerStatus_Terminated{Terminated: m.end.terminated()}
 		s.Last = m.endBefore.terminated()
-	case m.end != nil:
+	case m.end != nil && !m.startAt.IsZero():
 		s.State = &wire.ContainerStatus_Waiting{Waiting: &wire.ContainerWaiting{
 			Reason:  "CrashLoopBackOff",
 			Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", m.startAt.Sub(m.end.finished), m.name, plan.title),
 		}}
-		s.Last = m.end.terminated()
 	case plan.initializes():
 		s.State = &wire.ContainerStatus_Waiting{Waiting: &wire.ContainerWaiting{Reason: "PodInitializing"}}
 	default:
 		s.State = &wire.ContainerStatus_Waiting{Waiting: &wire.ContainerWaiting{Reason: "ContainerCreating"}}
+	}
+	if m.state == waiting && s.GetWaiting() != nil {
+		s.Last = m.end.terminated()
 	}
 	return s
 }

@@ -25,7 +25,6 @@ type plan struct {
 	title string
 	// containers, init containers first, each in the order of the spec.
 	containers []*container
-	restart    corev1.RestartPolicy
 	// grace is what sidecars get when the app containers have ended.
 	grace time.Duration
 	// dir holds what the runtime keeps for the pod.
@@ -59,6 +58,7 @@ type container struct {
 	messagePath string
 	// fallbackToLogs: without a message, the end of a failed run's output is taken.
 	fallbackToLogs bool
+	restarts       restarts
 }
 
 // newPlan says how to run the pod, or why this runtime cannot. Such an error is for good: it names what to change in the pod.
@@ -67,10 +67,9 @@ func newPlan(c Config, pod *corev1.Pod, dir string) (*plan, error) {
 		return nil, err
 	}
 	p := &plan{
-		title:   fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID),
-		restart: pod.Spec.RestartPolicy,
-		grace:   defaultGrace,
-		dir:     dir,
+		title: fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID),
+		grace: defaultGrace,
+		dir:   dir,
 	}
 	if seconds := pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
 		p.grace = time.Duration(*seconds) * time.Second
@@ -78,7 +77,7 @@ func newPlan(c Config, pod *corev1.Pod, dir string) (*plan, error) {
 	for i := range pod.Spec.InitContainers {
 		spec := &pod.Spec.InitContainers[i]
 		role := initial
-		if spec.RestartPolicy != nil {
+		if spec.RestartPolicy != nil && *spec.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			role = sidecar
 		}
 		if err := p.add(c, pod, spec, role); err != nil {
@@ -98,6 +97,7 @@ func (p *plan) add(c Config, pod *corev1.Pod, spec *corev1.Container, role role)
 		name: spec.Name, role: role, dir: c.Dir, limits: limitsOf(spec),
 		messagePath:    filepath.Join(p.dir, fmt.Sprintf("termination-log-%d", len(p.containers))),
 		fallbackToLogs: spec.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError,
+		restarts:       restartsOf(pod.Spec.RestartPolicy, spec),
 	}
 	vars := variables{pod: pod, machine: c.Machine, values: map[string]string{messageVariable: ready.messagePath}, names: []string{messageVariable}}
 	if err := vars.declare(spec); err != nil {

@@ -35,6 +35,8 @@ type pod struct {
 	members []*member // Init containers first, each in the order of the spec.
 	// closing is the stop of the sidecars after the end of what they served; zero before.
 	closing stop
+	// anew is nil unless the whole pod is to begin again.
+	anew *anew
 	// lastFailed is the newest run that failed; nil when none has.
 	lastFailed *ending
 	// untold: something has changed since the last status.
@@ -133,7 +135,10 @@ func (p *pod) cleanUp() {
 
 // advance does what is due.
 func (p *pod) advance(now time.Time) {
-	if p.ending().at.IsZero() && p.startDue(now) {
+	if p.ending().at.IsZero() && p.anew != nil {
+		p.beginAnew(now)
+	}
+	if p.ending().at.IsZero() && p.anew == nil && p.startDue(now) {
 		p.closing = stop{at: now.Add(p.plan.grace)}
 	}
 	if end := p.ending(); !end.at.IsZero() {
@@ -200,6 +205,12 @@ func (p *pod) wakeAt(now time.Time) (at time.Time) {
 			if t.After(now) {
 				sooner(t)
 			}
+		}
+		return at
+	}
+	if p.anew != nil {
+		if p.anew.at.After(now) {
+			sooner(p.anew.at)
 		}
 		return at
 	}

@@ -224,9 +224,6 @@ func TestWhatCannotRunIsAStartErrorThatSaysWhy(t *testing.T) {
 		"an init container's probe": {func(p *corev1.Pod) {
 			p.Spec.InitContainers = []corev1.Container{{Name: "i", StartupProbe: &corev1.Probe{}}}
 		}, "initContainers[0].startupProbe is not"},
-		"a restart policy of its own": {func(p *corev1.Pod) {
-			p.Spec.Containers[0].RestartPolicy = new(corev1.ContainerRestartPolicyAlways)
-		}, "containers[0].restartPolicy is not"},
 		"another message path": {func(p *corev1.Pod) { p.Spec.Containers[0].TerminationMessagePath = "/tmp/m" }, "containers[0].terminationMessagePath is not"},
 	} {
 		t.Run(name, func(t *testing.T) {

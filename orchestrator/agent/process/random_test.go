@@ -20,10 +20,16 @@ type trial struct {
 	name  string
 	fails int
 	code  int32
+	// policy of its own; empty for that of its pod.
+	policy corev1.ContainerRestartPolicy
 }
 
 func (c trial) spec() corev1.Container {
-	return run(c.name, fmt.Sprintf(`echo run >> %[1]s.runs; [ $(wc -l < %[1]s.runs) -gt %d ] || exit %d`, c.name, c.fails, c.code))
+	made := run(c.name, fmt.Sprintf(`echo run >> %[1]s.runs; [ $(wc -l < %[1]s.runs) -gt %d ] || exit %d`, c.name, c.fails, c.code))
+	if c.policy != "" {
+		made.RestartPolicy = &c.policy
+	}
+	return made
 }
 
 // outcome is what the model says of a container: its last exit code and its restarts. One that does not run has none.
@@ -40,7 +46,7 @@ func plainModel(policy corev1.RestartPolicy, init, apps []trial) (phase wire.Pod
 		switch {
 		case c.fails == 0:
 			outcomes[c.name] = outcome{}
-		case policy == never:
+		case c.policy == corev1.ContainerRestartPolicyNever, c.policy == "" && policy == never:
 			outcomes[c.name] = outcome{code: c.code}
 		default:
 			outcomes[c.name] = outcome{restarts: int32(c.fails)}
@@ -66,6 +72,7 @@ func randomPod(r *rand.Rand) (pod *corev1.Pod, init, apps []trial) {
 	trials := func(kind string, n int) (made []trial) {
 		for i := range n {
 			c := trial{name: fmt.Sprintf("%s%d", kind, i), code: 1 + r.Int32N(120)}
+			c.policy = []corev1.ContainerRestartPolicy{"", "", corev1.ContainerRestartPolicyNever, corev1.ContainerRestartPolicyOnFailure}[r.IntN(4)]
 			if r.IntN(3) == 0 {
 				c.fails = 1 + r.IntN(3)
 			}

@@ -38,7 +38,7 @@ func (p *pod) startRun(m *member) (_ *run, err error) {
 	if err := newMessageFile(m.messagePath); err != nil {
 		return nil, err
 	}
-	mark := fmt.Sprintf("%s=%s.%d.%s.%d.%s", markName, p.attempt.UID, p.attempt.Epoch, m.name, m.restarts, p.runtime.nonce)
+	mark := fmt.Sprintf("%s=%s.%d.%s.%d.%s", markName, p.attempt.UID, p.attempt.Epoch, m.name, m.restarted, p.runtime.nonce)
 	group, err := config.Cgroups.New(m.limits)
 	if err != nil {
 		return nil, err
@@ -61,7 +61,7 @@ func (p *pod) startRun(m *member) (_ *run, err error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", m.args[0], err), read.Close(), group.Remove())
 	}
-	r.output = &tail{out: p.observer.Output(m.name, m.restarts)}
+	r.output = &tail{out: p.observer.Output(m.name, m.restarted)}
 	r.collector = collect(read, r.output)
 	return r, nil
 }

@@ -7,9 +7,9 @@
 // stands for. Whatever else a pod asks for that would change how it runs is refused by name.
 //
 // A pod goes as with the kubelet: its init containers one after the other, each when the one before has succeeded; those that are sidecars
-// are started in their turn and stay; then all app containers at once. A container that fails under restartPolicy OnFailure is started
-// again in place, with the kubelet's delays, a sidecar always is; one that cannot be started at all (no such executable) counts as
-// failed, and one that this runtime refuses fails the pod for good. The pod ends when its app containers have, or when an init container
+// are started in their turn and stay; then all app containers at once. Whether a container is started again in place says its own restart
+// policy, with its rules, or else the pod's; it is with the kubelet's delays. A rule may have the whole pod begin again. A container
+// that cannot be started at all (no such executable) counts as failed, and one that this runtime refuses fails the pod for good. The pod ends when its app containers have, or when an init container
 // has failed for good. Then the sidecars are stopped, the last first.
 //
 // A run of a container is over when its main process ends. The groups are killed then, and so is everything that carries the run's

@@ -42,7 +42,7 @@ func checkSupported(pod *corev1.Pod) error {
 				return fmt.Errorf("two containers are named %q", c.Name)
 			}
 			names[c.Name] = true
-			if err := checkContainer(fmt.Sprintf("%s[%d]", list.name, i), c, list.name == "initContainers"); err != nil {
+			if err := checkContainer(fmt.Sprintf("%s[%d]", list.name, i), c); err != nil {
 				return err
 			}
 		}
@@ -50,8 +50,7 @@ func checkSupported(pod *corev1.Pod) error {
 	return nil
 }
 
-func checkContainer(path string, c *corev1.Container, init bool) error {
-	restart := c.RestartPolicy != nil && (!init || *c.RestartPolicy != corev1.ContainerRestartPolicyAlways)
+func checkContainer(path string, c *corev1.Container) error {
 	for _, field := range []struct {
 		set  bool
 		name string
@@ -64,7 +63,6 @@ func checkContainer(path string, c *corev1.Container, init bool) error {
 		{c.LivenessProbe != nil, "livenessProbe"},
 		{c.ReadinessProbe != nil, "readinessProbe"},
 		{c.StartupProbe != nil, "startupProbe"},
-		{restart || len(c.RestartPolicyRules) > 0, "restartPolicy"},
 		{c.TerminationMessagePath != "" && c.TerminationMessagePath != corev1.TerminationMessagePathDefault, "terminationMessagePath"},
 		{c.Stdin || c.TTY, "stdin and tty"},
 	} {

@@ -14,8 +14,8 @@ func (p *pod) status() attempt.Status {
 	s := attempt.Status{Phase: wire.PodReport_STARTING}
 	stopped := !p.ending().at.IsZero()
 	for _, m := range p.members {
-		s.Restarts += m.restarts
-		if m.begun || m.restarts > 0 {
+		s.Restarts += m.restarted
+		if m.begun || m.end != nil && m.end.reason != attempt.ReasonStartError || m.restarted > 0 {
 			s.Phase = wire.PodReport_RUNNING
 		}
 		s.Containers = append(s.Containers, m.status(p.plan, stopped))
