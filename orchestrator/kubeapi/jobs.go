@@ -3,7 +3,6 @@ package kubeapi
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -12,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/storage/names"
@@ -75,8 +73,8 @@ func (j *jobs) create(ctx context.Context, job *batchv1.Job, validate rest.Valid
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(job.Name, errs)
 	}
-	if problems := validation.IsDNS1123Label(admitted.Name); len(problems) > 0 {
-		warning.AddWarning(ctx, "", fmt.Sprintf("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", problems))
+	if err := warn(ctx, admitted, nil); err != nil {
+		return nil, err
 	}
 	if validate != nil {
 		if err := validate(ctx, admitted); err != nil {
@@ -105,6 +103,18 @@ func (j *jobs) create(ctx context.Context, job *batchv1.Job, validate rest.Valid
 		return nil, apiError(err, j.group, admitted.Name)
 	}
 	return j.shown(ctx, admitted, seq)
+}
+
+// warn tells the client what Kubernetes warns of.
+func warn(ctx context.Context, admitted, old *batchv1.Job) error {
+	warnings, err := manifest.Warnings(ctx, admitted, old)
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	for _, text := range warnings {
+		warning.AddWarning(ctx, "", text)
+	}
+	return nil
 }
 
 // shown waits until the view holds a change and returns the Job, or else what was written if it is gone already.
@@ -173,6 +183,9 @@ func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.
 	admitted, errs := manifest.AdmitUpdate(job, before, j.server.config.Images())
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(old.Name, errs)
+	}
+	if err := warn(ctx, admitted, before); err != nil {
+		return nil, err
 	}
 	if validate != nil {
 		if err := validate(ctx, admitted, old); err != nil {

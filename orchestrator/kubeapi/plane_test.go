@@ -227,10 +227,22 @@ type reported struct {
 // report tells the same of all live pods of a Job that have a node.
 func (p *plane) report(job string, phase engine.ReportPhase, exitCode int32) (pods []reported) {
 	p.t.Helper()
+	return p.reportSome(job, -1, phase, exitCode)
+}
+
+// reportOne tells it of one of them.
+func (p *plane) reportOne(job string, phase engine.ReportPhase, exitCode int32) {
+	p.t.Helper()
+	p.reportSome(job, 1, phase, exitCode)
+}
+
+// reportSome tells it of so many, of all if that is negative.
+func (p *plane) reportSome(job string, count int, phase engine.ReportPhase, exitCode int32) (pods []reported) {
+	p.t.Helper()
 	var reports []engine.ReportPod
 	p.view.Read(func(s *engine.State) {
 		for pod := range s.Pods() {
-			if pod.IsLive() && pod.Node() != "" && pod.Job().Object.Name == job {
+			if pod.IsLive() && pod.Node() != "" && pod.Job().Object.Name == job && len(reports) != count {
 				pods = append(pods, reported{pod.Render(), pod.Job().UID, pod.Epoch})
 				reports = append(reports, engine.ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: pod.Epoch, Phase: phase, ExitCode: exitCode})
 			}

@@ -1,6 +1,7 @@
 package kubeapi_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 
@@ -93,5 +94,85 @@ func TestAWorkQueueIsListedByItsFirstSuccess(t *testing.T) {
 	p.must(err)
 	if !strings.Contains(string(text), `"a","Complete","2/1 of 2"`) {
 		t.Errorf("the table is %s", text)
+	}
+}
+
+func TestWhatKubernetesWarnsOfIsToldToTheClient(t *testing.T) {
+	p := newPlane(t)
+	create := func(body string) (warnings []string) {
+		t.Helper()
+		result := p.client.BatchV1().RESTClient().Post().Namespace("default").Resource("jobs").SetHeader("Content-Type", "application/yaml").Body([]byte(body)).Do(t.Context())
+		p.must(result.Error())
+		for _, each := range result.Warnings() {
+			warnings = append(warnings, each.Text)
+		}
+		return warnings
+	}
+	const text = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: NAME}\nspec:\n  suspend: true\n  completionMode: MODE\n  completions: COUNT\n  parallelism: 10001\n" +
+		"  template: {spec: {restartPolicy: Never, containers: [{name: c, image: i, command: [x]}]}}\n"
+	body := func(name, mode, count string) string {
+		return strings.NewReplacer("NAME", name, "MODE", mode, "COUNT", count).Replace(text)
+	}
+	if got := create(body("plain", "Indexed", "100000")); len(got) > 0 {
+		t.Errorf("of a Job that is as it should be: %q", got)
+	}
+	if got := create(body("a.b", "NonIndexed", "100001")); len(got) != 1 || !strings.Contains(got[0], "metadata.name: this is used in Pod names and hostnames") {
+		t.Errorf("of a Job whose name is no DNS label: %q", got)
+	}
+	if got := create(body("large", "Indexed", "100001")); len(got) != 1 ||
+		!strings.Contains(got[0], "spec: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4") {
+		t.Errorf("of a large Job: %q", got)
+	}
+	change := func(patch string) int {
+		result := p.client.BatchV1().RESTClient().Patch(types.MergePatchType).Namespace("default").Resource("jobs").Name("large").Body([]byte(patch)).Do(t.Context())
+		p.must(result.Error())
+		return len(result.Warnings())
+	}
+	if large, label, small := change(`{"spec":{"parallelism":10002}}`), change(`{"metadata":{"labels":{"a":"b"}}}`), change(`{"spec":{"parallelism":10000}}`); large != 1 || label != 0 || small != 0 {
+		t.Errorf("%d, %d and %d warnings of changes", large, label, small)
+	}
+}
+
+func TestAJobIsListedByTheStateThatCountsMost(t *testing.T) {
+	p := newPlane(t)
+	state := func(job string) string {
+		t.Helper()
+		text, err := p.client.BatchV1().RESTClient().Get().Namespace("default").Resource("jobs").Name(job).
+			SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").DoRaw(t.Context())
+		p.must(err)
+		var table metav1.Table
+		p.must(json.Unmarshal(text, &table))
+		return table.Rows[0].Cells[1].(string)
+	}
+	failing := newJob("failing", 2)
+	failing.Spec.BackoffLimit = ptr(int32(0))
+	enough := newJob("enough", 2)
+	enough.Spec.CompletionMode = ptr(batchv1.IndexedCompletion)
+	enough.Spec.SuccessPolicy = &batchv1.SuccessPolicy{Rules: []batchv1.SuccessPolicyRule{{SucceededCount: ptr(int32(1))}}}
+	for _, each := range []*batchv1.Job{failing, enough, newJob("paused", 1), newJob("going", 1)} {
+		p.create(each)
+	}
+	p.supply()
+	p.reportOne("failing", engine.ReportFailed, 1)
+	p.reportOne("enough", engine.ReportSucceeded, 0)
+	_, err := p.client.BatchV1().Jobs("default").Patch(t.Context(), "paused", types.MergePatchType, []byte(`{"spec":{"suspend":true}}`), metav1.PatchOptions{})
+	p.must(err)
+	p.until("the Job is suspended", func(s *engine.State) bool {
+		found, _ := s.JobOf("default", "paused")
+		return found.Progress.Has(batchv1.JobSuspended)
+	})
+	p.report("going", engine.ReportRunning, 0)
+	p.must(p.client.BatchV1().Jobs("default").Delete(t.Context(), "going", metav1.DeleteOptions{PropagationPolicy: ptr(metav1.DeletePropagationBackground)}))
+	for job, want := range map[string]string{"failing": "FailureTarget", "enough": "SuccessCriteriaMet", "paused": "Suspended", "going": "Terminating"} {
+		if got := state(job); got != want {
+			t.Errorf("%s is %s, want %s", job, got, want)
+		}
+	}
+	p.report("failing", engine.ReportFailed, 143)
+	p.report("enough", engine.ReportFailed, 143)
+	for job, want := range map[string]string{"failing": "Failed", "enough": "Complete"} {
+		if got := state(job); got != want {
+			t.Errorf("%s is %s, want %s", job, got, want)
+		}
 	}
 }

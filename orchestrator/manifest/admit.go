@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -15,7 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	jobwarnings "k8s.io/kubernetes/pkg/api/job"
 	"k8s.io/kubernetes/pkg/api/pod"
 	"k8s.io/kubernetes/pkg/apis/batch"
 	batchdefaults "k8s.io/kubernetes/pkg/apis/batch/v1"
@@ -108,6 +111,33 @@ func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.
 		out.Generation++
 	}
 	return out, nil
+}
+
+// Warnings are what kube-apiserver warns of when it takes the Job, which was admitted: in place of old, whose generation it has left behind, or
+// for the first time if old is nil (pkg/registry/batch/job/strategy.go: WarningsOnCreate, WarningsOnUpdate).
+func Warnings(ctx context.Context, job, old *batchv1.Job) ([]string, error) {
+	internal, err := toInternal(job)
+	if err != nil {
+		return nil, err
+	}
+	var warnings []string
+	var before *batch.JobSpec
+	switch {
+	case old == nil:
+		if problems := utilvalidation.IsDNS1123Label(job.Name); len(problems) > 0 {
+			warnings = append(warnings, fmt.Sprintf(
+				"metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: %v", problems))
+		}
+	case old.Generation == job.Generation:
+		return nil, nil
+	default:
+		oldInternal, err := toInternal(old)
+		if err != nil {
+			return nil, err
+		}
+		before = &oldInternal.Spec
+	}
+	return append(warnings, jobwarnings.WarningsForJobSpec(ctx, field.NewPath("spec"), &internal.Spec, before)...), nil
 }
 
 // templateMutable tells whether the template's scheduling directives and resources may change: the Job is suspended, has not started or

@@ -332,3 +332,56 @@ func TestJobsPodsNodesAndEventsShowWhatHappened(t *testing.T) {
 		t.Errorf("a noticed node shows %v", node.Spec)
 	}
 }
+
+// said are the events of a Job, in order, with type and message.
+func (w *world) said(job string) (events []string) {
+	records, _ := w.view.List(view.Events, view.Selection{})
+	for _, record := range records {
+		if e := record.Object().(*corev1.Event); e.InvolvedObject.Kind == "Job" && e.InvolvedObject.Name == job && e.Source.Component == "job-controller" {
+			events = append(events, e.Type+" "+e.Reason+" "+e.Message)
+		}
+	}
+	return events
+}
+
+// The reasons are those of pkg/controller/job/job_controller.go and pkg/controller/controller_utils.go.
+func TestTheEventsOfAJobAreThoseOfItsController(t *testing.T) {
+	w := newWorld(t, view.Options{})
+	change := func(uid string, what func(*batchv1.Job)) {
+		object := w.state.Jobs[uid].Object.DeepCopy()
+		what(object)
+		w.do(engine.UpdateJob{Job: object})
+	}
+	uid := w.create("turns", 2, nil)
+	w.supply()
+	names := []string{w.livePods()[0].Name(), w.livePods()[1].Name()}
+	change(uid, func(job *batchv1.Job) { job.Spec.Parallelism = ptr(int32(1)) })
+	change(uid, func(job *batchv1.Job) { job.Spec.Suspend = ptr(true) })
+	change(uid, func(job *batchv1.Job) { job.Spec.Suspend, job.Spec.Parallelism = ptr(false), ptr(int32(0)) })
+	change(uid, func(job *batchv1.Job) { job.Spec.ActiveDeadlineSeconds = ptr(int64(0)) })
+	want := []string{
+		"Normal SuccessfulCreate Created pod: " + names[0], "Normal SuccessfulCreate Created pod: " + names[1], "Normal SuccessfulDelete Deleted pod: " + names[1],
+		"Normal Suspended Job suspended", "Normal SuccessfulDelete Deleted pod: " + names[0], "Normal Resumed Job resumed",
+	}
+	if got := w.said("turns"); !slices.Equal(got, want) {
+		t.Errorf("the events are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	for _, pod := range w.livePods() {
+		w.do(w.report(pod, engine.ReportFailed, 143))
+	}
+	if got, want := w.said("turns"), "Warning DeadlineExceeded Job was active longer than specified deadline"; got[len(got)-1] != want {
+		t.Errorf("the last event is %q, want %q", got[len(got)-1], want)
+	}
+
+	uid = w.create("small", 3, nil)
+	w.supply()
+	pods := w.livePods()
+	w.do(w.report(pods[0], engine.ReportSucceeded, 0), w.report(pods[1], engine.ReportSucceeded, 0))
+	change(uid, func(job *batchv1.Job) { job.Spec.Completions, job.Spec.Parallelism = ptr(int32(2)), ptr(int32(2)) })
+	for _, pod := range w.livePods() {
+		w.do(w.report(pod, engine.ReportFailed, 143))
+	}
+	if got := w.said("small"); got[len(got)-1] != "Normal Completed Job completed" || slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, "TooMany") }) {
+		t.Errorf("the events are\n%s", strings.Join(got, "\n"))
+	}
+}
