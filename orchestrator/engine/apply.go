@@ -154,7 +154,7 @@ func (s *State) stopsRunning(owner *Job) {
 // removeJob forgets a Job and its pods, all of which have ended.
 func (s *State) removeJob(uid string) {
 	owner := s.mustJob(uid)
-	for _, pod := range owner.pods {
+	for pod := range owner.Pods() {
 		s.pods.remove(pod)
 	}
 	delete(s.Jobs, uid)

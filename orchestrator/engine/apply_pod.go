@@ -22,15 +22,18 @@ func (s *State) applyToPod(fact *event.Fact) bool {
 		s.touchPod(body.PodUnplaceable.GetUid()).why = s.whyOf("Unschedulable", body.PodUnplaceable.GetReason())
 	case *event.Fact_PodStarted:
 		pod := s.touchPod(body.PodStarted.GetUid())
-		if pod.started = s.Now.UnixNano(); !pod.IsStopping() {
+		if pod.started = s.Now.UnixNano(); !pod.IsStopping() && pod.flags&backingOff == 0 {
 			pod.Job().Counts.Started()
 		}
 	case *event.Fact_PodRestarted:
-		pod := s.touchPod(body.PodRestarted.GetUid())
-		pod.Job().Counts.Restarted(body.PodRestarted.GetRestarts() - pod.Restarts)
-		pod.Restarts = body.PodRestarted.GetRestarts()
-		pod.cold().exitCode = body.PodRestarted.GetExitCode()
-		s.markAdvance(pod.Job())
+		s.restartPod(body.PodRestarted)
+	case *event.Fact_PodDeleted:
+		pod, ok := s.pods.find(s.mustUID(body.PodDeleted.GetUid()))
+		if !ok || pod.IsLive() {
+			panic(fmt.Sprintf("engine: fact %d deletes pod %q, which is none that has ended", s.Seq, body.PodDeleted.GetUid()))
+		}
+		pod.flags |= deleted
+		s.pods.remove(pod)
 	case *event.Fact_PodStopping:
 		s.stopPod(body.PodStopping)
 	case *event.Fact_PodFinished:
@@ -94,6 +97,31 @@ func (s *State) bindPod(bound *event.PodBound) {
 	}
 }
 
+// restartPod notes what a node tells of a pod's containers while it runs. What was known keeps the time at which it was told.
+func (s *State) restartPod(restarted *event.PodRestarted) {
+	pod := s.touchPod(restarted.GetUid())
+	owner := pod.Job()
+	owner.Counts.Leave(pod.standing())
+	pod.Restarts = restarted.GetRestarts()
+	cold := pod.cold()
+	cold.exitCode = restarted.GetExitCode()
+	exits := exitsOf(restarted.GetContainers())
+	for i := range exits {
+		exits[i].At = s.Now
+		for _, known := range cold.exits {
+			if known.Container == exits[i].Container && known.Restarts == exits[i].Restarts {
+				exits[i].At = known.At
+			}
+		}
+	}
+	cold.exits = exits
+	if pod.flags &^= backingOff; isBackingOff(exits) {
+		pod.flags |= backingOff
+	}
+	owner.Counts.Enter(&owner.Progress, pod.standing())
+	s.markAdvance(owner)
+}
+
 // settleIn notes that one of the Job's pods waits for a node no more.
 func (s *State) settleIn(owner *Job) {
 	owner.homeless.drop((*Pod).isHomeless)
@@ -144,6 +172,7 @@ func (s *State) finishPod(finished *event.PodFinished) {
 	}
 	owner := pod.Job()
 	owner.Counts.Leave(pod.standing())
+	pod.flags &^= backingOff
 	if pod.node != nil {
 		s.vacate(pod)
 	}

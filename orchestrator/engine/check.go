@@ -16,8 +16,8 @@ func (s *State) Check() []error {
 	for _, owner := range s.jobsByAge() {
 		c.job(owner)
 		c.conditions(owner)
-		pods += len(owner.pods)
-		for _, pod := range owner.pods {
+		for pod := range owner.Pods() {
+			pods++
 			c.pod(pod)
 			if pod.isHomeless() {
 				homeless++

@@ -74,7 +74,8 @@ type DenyJob struct {
 // DeleteJob stops a Job's pods and removes it with them. UID, if not empty, must be the Job's.
 type DeleteJob struct{ Namespace, Name, UID string }
 
-// DeletePod stops a pod. The Job counts it as failed, as in Kubernetes: at once, or with podReplacementPolicy Failed when it has failed. UID, if not empty, must be the pod's.
+// DeletePod stops a pod. The Job counts it as failed, as in Kubernetes: at once, or with podReplacementPolicy Failed when it has failed. One that has
+// ended is removed, and what it counted for stays. UID, if not empty, must be the pod's.
 type DeletePod struct{ Namespace, Name, UID string }
 
 // PutObject creates (Version 0) or replaces an API object that the engine does not interpret.
@@ -137,7 +138,7 @@ type ReportPod struct {
 	Restarts int32
 	// ExitCode of the container that ended last.
 	ExitCode int32
-	// Containers tell how each ended, those of init first, when the pod has ended. Empty says no more than ExitCode does.
+	// Containers tell how each ended last, those of init first; one that has never ended is not among them. Empty says no more than ExitCode does.
 	Containers []job.Exit
 	Reason     string
 	Message    string

@@ -75,7 +75,9 @@ func (d *draft) deletePod(command DeletePod) error {
 		return reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", command.UID, pod.UID())
 	}
 	if !pod.IsLive() {
-		return reject(Unfit, "pod %q has ended; it goes when its Job is deleted", command.Name)
+		// What it counted for was counted with its end.
+		d.add(pod.Namespace(), &event.PodDeleted{Uid: pod.UID()})
+		return nil
 	}
 	if !pod.IsStopping() {
 		stopping := &event.PodStopping{Reason: reasonDeleted, Message: "the pod was deleted", GraceSeconds: pod.template.GraceSeconds}
@@ -183,11 +185,14 @@ func (d *draft) reportPod(command ReportPod) error {
 	if !ok || pod.Node() != command.Node || pod.Epoch != command.Epoch || !pod.IsLive() {
 		return reject(Stale, "pod %s has no attempt %d that runs on %s", command.UID, command.Epoch, command.Node)
 	}
-	if !pod.HasStarted() && !pod.IsStopping() && command.Phase != ReportFailed {
+	// While its init containers run a pod is pending, as in Kubernetes.
+	if !pod.HasStarted() && !pod.IsStopping() && command.Phase != ReportFailed && (command.Phase == ReportSucceeded || pod.template.IsInitialized(command.Containers)) {
 		d.add(pod.Namespace(), &event.PodStarted{Uid: command.UID})
 	}
-	if command.Restarts > pod.Restarts && command.Phase == ReportRunning {
-		d.add(pod.Namespace(), &event.PodRestarted{Uid: command.UID, Restarts: command.Restarts, ExitCode: command.ExitCode})
+	if command.Phase == ReportRunning && (command.Restarts > pod.Restarts || isBackingOff(command.Containers) != (pod.flags&backingOff != 0)) {
+		d.add(pod.Namespace(), &event.PodRestarted{
+			Uid: command.UID, Restarts: max(command.Restarts, pod.Restarts), ExitCode: command.ExitCode, Containers: resultsOf(command.Containers),
+		})
 	}
 	if command.Phase == ReportSucceeded || command.Phase == ReportFailed {
 		outcome := outcomeOf(pod, command.Phase == ReportSucceeded)

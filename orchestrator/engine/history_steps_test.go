@@ -29,6 +29,13 @@ func (h *history) step() string {
 		return h.lose(live[h.random.IntN(len(live))].node)
 	case choice < 16 && !owner.Ended():
 		return h.update(owner)
+	case choice < 17:
+		for pod := range owner.Pods() {
+			if !pod.IsLive() {
+				h.do(DeletePod{Namespace: "default", Name: pod.Name()})
+				return fmt.Sprintf("pod %d, which has ended, is deleted", pod.ordinal)
+			}
+		}
 	}
 	length := pick(h.random, 1, 5, 10, 20, 40)
 	h.now = h.now.Add(time.Duration(length) * time.Second)

@@ -247,7 +247,7 @@ func (h *history) status() string {
 		}
 	}
 	text += fmt.Sprintf(" suspended %v %v pods", suspended, conditions)
-	for pod := range owner.Pods() {
+	for _, pod := range owner.pods {
 		text += fmt.Sprintf(" %d", pod.Index)
 		if !pod.IsLive() {
 			text += "."

@@ -22,7 +22,7 @@ var record = flag.Bool("record", false, "write the log of this format level anew
 // recorded are the stories whose logs are kept as this format level writes them: at least one for each fact.
 var recorded = []string{
 	"crash_and_restart", "denied", "eviction_as_in_kubernetes", "evictions_keep_the_index_and_cost_no_try", "elastic_indexed", "fail_index", "fail_job_on_exit_code",
-	"ignored_failures", "kept_for_a_while", "limit_per_index", "parked", "replaced_once_failed", "restarts_in_place", "shared_node", "suspended_while_running",
+	"containers_while_they_run", "deleted_after_its_end", "ignored_failures", "kept_for_a_while", "limit_per_index", "parked", "replaced_once_failed", "restarts_in_place", "shared_node", "suspended_while_running",
 	"template_changes_while_suspended", "work_queue_ends_with_first_success",
 }
 

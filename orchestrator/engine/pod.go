@@ -54,6 +54,10 @@ const (
 	evictionPending
 	// released: it has given up its place, and its end counts for nothing.
 	released
+	// deleted: it has ended and was removed; nobody finds it any more.
+	deleted
+	// backingOff: one of its containers waits to be started again.
+	backingOff
 )
 
 // why is a Kubernetes reason and its words.
@@ -204,7 +208,7 @@ func (p *Pod) reason() why {
 // standing is how a live pod counts for its Job.
 func (p *Pod) standing() job.Standing {
 	return job.Standing{
-		Index: p.Index, Ready: p.started != 0, Ending: p.IsStopping(), Held: p.IsStopping() && p.flags&released == 0, Restarts: p.Restarts,
+		Index: p.Index, Ready: p.started != 0 && p.flags&backingOff == 0, Ending: p.IsStopping(), Held: p.IsStopping() && p.flags&released == 0, Restarts: p.Restarts,
 	}
 }
 
@@ -344,7 +348,7 @@ func exitsOf(results []*event.ContainerResult) []job.Exit {
 	for i, result := range results {
 		exits[i] = job.Exit{
 			Container: result.GetName(), Code: result.GetExitCode(), Init: result.GetInit(), Restarts: result.GetRestarts(),
-			Reason: result.GetReason(), Message: result.GetMessage(),
+			Reason: result.GetReason(), Message: result.GetMessage(), State: exitStates[result.GetState()],
 		}
 	}
 	return exits
@@ -355,9 +359,25 @@ func resultsOf(exits []job.Exit) []*event.ContainerResult {
 	for i, exit := range exits {
 		results[i] = &event.ContainerResult{
 			Name: exit.Container, ExitCode: exit.Code, Init: exit.Init, Restarts: exit.Restarts, Reason: exit.Reason, Message: exit.Message,
+			State: resultStates[exit.State],
 		}
 	}
 	return results
+}
+
+// exitStates translate the log's words into those of package job, resultStates do the reverse.
+var (
+	exitStates = map[event.ContainerResult_State]job.ExitState{
+		event.ContainerResult_ENDED: job.ExitEnded, event.ContainerResult_RUNNING: job.ExitRunning, event.ContainerResult_BACKING_OFF: job.ExitBackingOff,
+	}
+	resultStates = map[job.ExitState]event.ContainerResult_State{
+		job.ExitEnded: event.ContainerResult_ENDED, job.ExitRunning: event.ContainerResult_RUNNING, job.ExitBackingOff: event.ContainerResult_BACKING_OFF,
+	}
+)
+
+// isBackingOff tells whether a container waits to be started again.
+func isBackingOff(exits []job.Exit) bool {
+	return slices.ContainsFunc(exits, func(exit job.Exit) bool { return exit.State == job.ExitBackingOff })
 }
 
 // mustUID reads a pod's UID from a fact.

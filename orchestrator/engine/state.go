@@ -176,11 +176,11 @@ func (j *Job) Ended() bool {
 // Attempts is how many pods were ever created for the Job.
 func (j *Job) Attempts() int { return len(j.pods) }
 
-// Pods returns the pods of the Job that were ever created, in order.
+// Pods returns the pods of the Job that were ever created, in order, without those that were deleted after they had ended.
 func (j *Job) Pods() iter.Seq[*Pod] {
 	return func(yield func(*Pod) bool) {
 		for _, pod := range j.pods {
-			if !yield(pod) {
+			if pod.flags&deleted == 0 && !yield(pod) {
 				return
 			}
 		}

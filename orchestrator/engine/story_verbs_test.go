@@ -53,6 +53,8 @@ func (s *story) verb(words []string) []string {
 		return s.submit(a.update())
 	case "pod":
 		return s.show(s.pod(names[0]))
+	case "containers":
+		return s.containers(s.pod(names[0]))
 	case "parallelism":
 		owner, _ := s.state.JobOf("default", names[0])
 		object := owner.Object.DeepCopy()
@@ -231,19 +233,57 @@ func (s *story) show(pod *Pod) []string {
 	return []string{string(encoded)}
 }
 
-// exits reads NAME:CODE,... of containers; init/NAME:CODE is one of init.
+// containers prints what a client sees of a pod's containers: what each does, how often it was restarted, and how it ended before.
+func (s *story) containers(pod *Pod) (lines []string) {
+	status := job.PodObject(pod.Template().Object, pod.Render(), pod.Version).Status
+	for _, condition := range status.Conditions {
+		if condition.Type == corev1.PodInitialized || condition.Type == corev1.PodReady {
+			lines = append(lines, fmt.Sprintf("%s %s", condition.Type, condition.Status))
+		}
+	}
+	state := func(state corev1.ContainerState) string {
+		switch {
+		case state.Waiting != nil:
+			return state.Waiting.Reason
+		case state.Running != nil:
+			return "Running since " + state.Running.StartedAt.UTC().Format("15:04:05")
+		case state.Terminated != nil:
+			return fmt.Sprintf("%s(%d) at %s", state.Terminated.Reason, state.Terminated.ExitCode, state.Terminated.FinishedAt.UTC().Format("15:04:05"))
+		}
+		return "none"
+	}
+	for _, each := range slices.Concat(status.InitContainerStatuses, status.ContainerStatuses) {
+		lines = append(lines, fmt.Sprintf("%s %s, ready %v, restarts %d, before %s", each.Name, state(each.State), each.Ready, each.RestartCount, state(each.LastTerminationState)))
+	}
+	return append([]string{string(status.Phase)}, lines...)
+}
+
+// exitStateWords are the words of a story for what a container does after it has ended.
+var exitStateWords = map[string]job.ExitState{"ended": job.ExitEnded, "running": job.ExitRunning, "waiting": job.ExitBackingOff}
+
+// exits reads NAME:CODE:RESTARTS:STATE,... of containers, of which the last two may be missing; init/NAME is one of init.
 func (a arguments) exits() (exits []job.Exit) {
 	for part := range strings.SplitSeq(a.settings["exits"], ",") {
-		name, code, given := strings.Cut(part, ":")
-		if !given {
+		words := strings.Split(part, ":")
+		if len(words) < 2 {
 			continue
 		}
-		name, init := strings.CutPrefix(name, "init/")
-		number, err := strconv.ParseInt(code, 10, 32)
-		if err != nil {
-			a.s.t.Fatal(err)
+		var exit job.Exit
+		exit.Container, exit.Init = strings.CutPrefix(words[0], "init/")
+		for i, into := range []*int32{&exit.Code, &exit.Restarts} {
+			if len(words) <= i+1 {
+				break
+			}
+			number, err := strconv.ParseInt(words[i+1], 10, 32)
+			if err != nil {
+				a.s.t.Fatal(err)
+			}
+			*into = int32(number)
 		}
-		exits = append(exits, job.Exit{Container: name, Code: int32(number), Init: init})
+		if len(words) > 3 {
+			exit.State = exitStateWords[words[3]]
+		}
+		exits = append(exits, exit)
 	}
 	return exits
 }

@@ -80,7 +80,63 @@ func (x PodFinished_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodFinished_Outcome.Descriptor instead.
 func (PodFinished_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28, 0}
+}
+
+type ContainerResult_State int32
+
+const (
+	// The node did not tell, or the pod has ended.
+	ContainerResult_STATE_UNSPECIFIED ContainerResult_State = 0
+	// It has ended for good.
+	ContainerResult_ENDED ContainerResult_State = 1
+	// It runs again.
+	ContainerResult_RUNNING ContainerResult_State = 2
+	// It waits until it is started again.
+	ContainerResult_BACKING_OFF ContainerResult_State = 3
+)
+
+// Enum value maps for ContainerResult_State.
+var (
+	ContainerResult_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "ENDED",
+		2: "RUNNING",
+		3: "BACKING_OFF",
+	}
+	ContainerResult_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"ENDED":             1,
+		"RUNNING":           2,
+		"BACKING_OFF":       3,
+	}
+)
+
+func (x ContainerResult_State) Enum() *ContainerResult_State {
+	p := new(ContainerResult_State)
+	*p = x
+	return p
+}
+
+func (x ContainerResult_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ContainerResult_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_orchestrator_event_event_proto_enumTypes[1].Descriptor()
+}
+
+func (ContainerResult_State) Type() protoreflect.EnumType {
+	return &file_orchestrator_event_event_proto_enumTypes[1]
+}
+
+func (x ContainerResult_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ContainerResult_State.Descriptor instead.
+func (ContainerResult_State) EnumDescriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29, 0}
 }
 
 // Fact is one entry of the log. Its sequence number is its position and is not stored in it.
@@ -110,6 +166,7 @@ type Fact struct {
 	//	*Fact_JobUpdated
 	//	*Fact_JobParked
 	//	*Fact_JobUnparked
+	//	*Fact_PodDeleted
 	//	*Fact_PodCreated
 	//	*Fact_PodBound
 	//	*Fact_PodUnplaceable
@@ -330,6 +387,15 @@ func (x *Fact) GetJobUnparked() *JobUnparked {
 	return nil
 }
 
+func (x *Fact) GetPodDeleted() *PodDeleted {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_PodDeleted); ok {
+			return x.PodDeleted
+		}
+	}
+	return nil
+}
+
 func (x *Fact) GetPodCreated() *PodCreated {
 	if x != nil {
 		if x, ok := x.Body.(*Fact_PodCreated); ok {
@@ -515,6 +581,10 @@ type Fact_JobUnparked struct {
 	JobUnparked *JobUnparked `protobuf:"bytes,30,opt,name=job_unparked,json=jobUnparked,proto3,oneof"`
 }
 
+type Fact_PodDeleted struct {
+	PodDeleted *PodDeleted `protobuf:"bytes,31,opt,name=pod_deleted,json=podDeleted,proto3,oneof"`
+}
+
 type Fact_PodCreated struct {
 	PodCreated *PodCreated `protobuf:"bytes,40,opt,name=pod_created,json=podCreated,proto3,oneof"`
 }
@@ -598,6 +668,8 @@ func (*Fact_JobUpdated) isFact_Body() {}
 func (*Fact_JobParked) isFact_Body() {}
 
 func (*Fact_JobUnparked) isFact_Body() {}
+
+func (*Fact_PodDeleted) isFact_Body() {}
 
 func (*Fact_PodCreated) isFact_Body() {}
 
@@ -2256,12 +2328,14 @@ func (x *PodStarted) GetUid() string {
 	return ""
 }
 
-// PodRestarted: a container ended and is started again in place.
+// PodRestarted: a container ended and is started again in place, or waits for it.
 type PodRestarted struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	Restarts      int32                  `protobuf:"varint,2,opt,name=restarts,proto3" json:"restarts,omitempty"`
-	ExitCode      int32                  `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Uid      string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Restarts int32                  `protobuf:"varint,2,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	ExitCode int32                  `protobuf:"varint,3,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// How each container that has ended before ended last, and whether it goes on; empty if the node did not tell, as in facts before level 4.
+	Containers    []*ContainerResult `protobuf:"bytes,4,rep,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2317,6 +2391,58 @@ func (x *PodRestarted) GetExitCode() int32 {
 	return 0
 }
 
+func (x *PodRestarted) GetContainers() []*ContainerResult {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// PodDeleted: a pod that had ended was removed. What it counted for stays.
+type PodDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodDeleted) Reset() {
+	*x = PodDeleted{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodDeleted) ProtoMessage() {}
+
+func (x *PodDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodDeleted.ProtoReflect.Descriptor instead.
+func (*PodDeleted) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PodDeleted) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
 // PodStopping: the pod is to end; its node tells it so.
 type PodStopping struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2337,7 +2463,7 @@ type PodStopping struct {
 
 func (x *PodStopping) Reset() {
 	*x = PodStopping{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2475,7 @@ func (x *PodStopping) String() string {
 func (*PodStopping) ProtoMessage() {}
 
 func (x *PodStopping) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2488,7 @@ func (x *PodStopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStopping.ProtoReflect.Descriptor instead.
 func (*PodStopping) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PodStopping) GetUid() string {
@@ -2447,7 +2573,7 @@ type PodFinished struct {
 
 func (x *PodFinished) Reset() {
 	*x = PodFinished{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2585,7 @@ func (x *PodFinished) String() string {
 func (*PodFinished) ProtoMessage() {}
 
 func (x *PodFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2598,7 @@ func (x *PodFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFinished.ProtoReflect.Descriptor instead.
 func (*PodFinished) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PodFinished) GetUid() string {
@@ -2565,17 +2691,19 @@ type ContainerResult struct {
 	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	ExitCode int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
 	// It is an init container.
-	Init          bool   `protobuf:"varint,3,opt,name=init,proto3" json:"init,omitempty"`
-	Restarts      int32  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	Init     bool   `protobuf:"varint,3,opt,name=init,proto3" json:"init,omitempty"`
+	Restarts int32  `protobuf:"varint,4,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	Reason   string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message  string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	// What it does now.
+	State         ContainerResult_State `protobuf:"varint,7,opt,name=state,proto3,enum=nightshift.event.v1.ContainerResult_State" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ContainerResult) Reset() {
 	*x = ContainerResult{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2715,7 @@ func (x *ContainerResult) String() string {
 func (*ContainerResult) ProtoMessage() {}
 
 func (x *ContainerResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2728,7 @@ func (x *ContainerResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
 func (*ContainerResult) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ContainerResult) GetName() string {
@@ -2645,6 +2773,13 @@ func (x *ContainerResult) GetMessage() string {
 	return ""
 }
 
+func (x *ContainerResult) GetState() ContainerResult_State {
+	if x != nil {
+		return x.State
+	}
+	return ContainerResult_STATE_UNSPECIFIED
+}
+
 // LaunchIntended: instances are to be bought. Comes before the provider is called; repeated calls carry the same key.
 type LaunchIntended struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -2662,7 +2797,7 @@ type LaunchIntended struct {
 
 func (x *LaunchIntended) Reset() {
 	*x = LaunchIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2809,7 @@ func (x *LaunchIntended) String() string {
 func (*LaunchIntended) ProtoMessage() {}
 
 func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2822,7 @@ func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchIntended.ProtoReflect.Descriptor instead.
 func (*LaunchIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LaunchIntended) GetKey() string {
@@ -2748,7 +2883,7 @@ type LaunchSettled struct {
 
 func (x *LaunchSettled) Reset() {
 	*x = LaunchSettled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +2895,7 @@ func (x *LaunchSettled) String() string {
 func (*LaunchSettled) ProtoMessage() {}
 
 func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +2908,7 @@ func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchSettled.ProtoReflect.Descriptor instead.
 func (*LaunchSettled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LaunchSettled) GetKey() string {
@@ -2822,7 +2957,7 @@ type LaunchedNode struct {
 
 func (x *LaunchedNode) Reset() {
 	*x = LaunchedNode{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2969,7 @@ func (x *LaunchedNode) String() string {
 func (*LaunchedNode) ProtoMessage() {}
 
 func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2982,7 @@ func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchedNode.ProtoReflect.Descriptor instead.
 func (*LaunchedNode) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LaunchedNode) GetNode() string {
@@ -2880,7 +3015,7 @@ type NodeJoined struct {
 
 func (x *NodeJoined) Reset() {
 	*x = NodeJoined{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3027,7 @@ func (x *NodeJoined) String() string {
 func (*NodeJoined) ProtoMessage() {}
 
 func (x *NodeJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3040,7 @@ func (x *NodeJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeJoined.ProtoReflect.Descriptor instead.
 func (*NodeJoined) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *NodeJoined) GetNode() string {
@@ -2927,7 +3062,7 @@ type NodeNoticed struct {
 
 func (x *NodeNoticed) Reset() {
 	*x = NodeNoticed{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3074,7 @@ func (x *NodeNoticed) String() string {
 func (*NodeNoticed) ProtoMessage() {}
 
 func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3087,7 @@ func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNoticed.ProtoReflect.Descriptor instead.
 func (*NodeNoticed) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeNoticed) GetNode() string {
@@ -2987,7 +3122,7 @@ type NodeReleaseIntended struct {
 
 func (x *NodeReleaseIntended) Reset() {
 	*x = NodeReleaseIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3134,7 @@ func (x *NodeReleaseIntended) String() string {
 func (*NodeReleaseIntended) ProtoMessage() {}
 
 func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3147,7 @@ func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReleaseIntended.ProtoReflect.Descriptor instead.
 func (*NodeReleaseIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeReleaseIntended) GetNode() string {
@@ -3040,7 +3175,7 @@ type NodeGone struct {
 
 func (x *NodeGone) Reset() {
 	*x = NodeGone{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3187,7 @@ func (x *NodeGone) String() string {
 func (*NodeGone) ProtoMessage() {}
 
 func (x *NodeGone) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3200,7 @@ func (x *NodeGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGone.ProtoReflect.Descriptor instead.
 func (*NodeGone) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeGone) GetNode() string {
@@ -3086,7 +3221,7 @@ var File_orchestrator_event_event_proto protoreflect.FileDescriptor
 
 const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\x9e\x11\n" +
+	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xe2\x11\n" +
 	"\x04Fact\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -3116,6 +3251,8 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
 	"job_parked\x18\x1d \x01(\v2\x1e.nightshift.event.v1.JobParkedH\x00R\tjobParked\x12E\n" +
 	"\fjob_unparked\x18\x1e \x01(\v2 .nightshift.event.v1.JobUnparkedH\x00R\vjobUnparked\x12B\n" +
+	"\vpod_deleted\x18\x1f \x01(\v2\x1f.nightshift.event.v1.PodDeletedH\x00R\n" +
+	"podDeleted\x12B\n" +
 	"\vpod_created\x18( \x01(\v2\x1f.nightshift.event.v1.PodCreatedH\x00R\n" +
 	"podCreated\x12<\n" +
 	"\tpod_bound\x18) \x01(\v2\x1d.nightshift.event.v1.PodBoundH\x00R\bpodBound\x12N\n" +
@@ -3263,11 +3400,17 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1e\n" +
 	"\n" +
 	"PodStarted\x12\x10\n" +
-	"\x03uid\x18\x01 \x01(\tR\x03uid\"Y\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x9f\x01\n" +
 	"\fPodRestarted\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1a\n" +
 	"\brestarts\x18\x02 \x01(\x05R\brestarts\x12\x1b\n" +
-	"\texit_code\x18\x03 \x01(\x05R\bexitCode\"\xe9\x01\n" +
+	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12D\n" +
+	"\n" +
+	"containers\x18\x04 \x03(\v2$.nightshift.event.v1.ContainerResultR\n" +
+	"containers\"\x1e\n" +
+	"\n" +
+	"PodDeleted\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\xe9\x01\n" +
 	"\vPodStopping\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -3299,14 +3442,20 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
 	"\x06FAILED\x10\x02\x12\v\n" +
 	"\aEVICTED\x10\x03\x12\v\n" +
-	"\aSTOPPED\x10\x04\"\xa4\x01\n" +
+	"\aSTOPPED\x10\x04\"\xaf\x02\n" +
 	"\x0fContainerResult\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12\x12\n" +
 	"\x04init\x18\x03 \x01(\bR\x04init\x12\x1a\n" +
 	"\brestarts\x18\x04 \x01(\x05R\brestarts\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessage\"\xb9\x01\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\x12@\n" +
+	"\x05state\x18\a \x01(\x0e2*.nightshift.event.v1.ContainerResult.StateR\x05state\"G\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05ENDED\x10\x01\x12\v\n" +
+	"\aRUNNING\x10\x02\x12\x0f\n" +
+	"\vBACKING_OFF\x10\x03\"\xb9\x01\n" +
 	"\x0eLaunchIntended\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x1a\n" +
 	"\bprovider\x18\x02 \x01(\tR\bprovider\x122\n" +
@@ -3352,92 +3501,97 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 	return file_orchestrator_event_event_proto_rawDescData
 }
 
-var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_orchestrator_event_event_proto_goTypes = []any{
 	(PodFinished_Outcome)(0),     // 0: nightshift.event.v1.PodFinished.Outcome
-	(*Fact)(nil),                 // 1: nightshift.event.v1.Fact
-	(*TermBegan)(nil),            // 2: nightshift.event.v1.TermBegan
-	(*FleetClosed)(nil),          // 3: nightshift.event.v1.FleetClosed
-	(*JobParked)(nil),            // 4: nightshift.event.v1.JobParked
-	(*JobUnparked)(nil),          // 5: nightshift.event.v1.JobUnparked
-	(*OffersObserved)(nil),       // 6: nightshift.event.v1.OffersObserved
-	(*Offer)(nil),                // 7: nightshift.event.v1.Offer
-	(*ObjectPut)(nil),            // 8: nightshift.event.v1.ObjectPut
-	(*ObjectDeleted)(nil),        // 9: nightshift.event.v1.ObjectDeleted
-	(*JobCreated)(nil),           // 10: nightshift.event.v1.JobCreated
-	(*JobUpdated)(nil),           // 11: nightshift.event.v1.JobUpdated
-	(*JobAdmitted)(nil),          // 12: nightshift.event.v1.JobAdmitted
-	(*Profile)(nil),              // 13: nightshift.event.v1.Profile
-	(*JobDenied)(nil),            // 14: nightshift.event.v1.JobDenied
-	(*JobStarted)(nil),           // 15: nightshift.event.v1.JobStarted
-	(*JobConditionSet)(nil),      // 16: nightshift.event.v1.JobConditionSet
-	(*JobDeletionRequested)(nil), // 17: nightshift.event.v1.JobDeletionRequested
-	(*JobDeleted)(nil),           // 18: nightshift.event.v1.JobDeleted
-	(*ReceiptIssued)(nil),        // 19: nightshift.event.v1.ReceiptIssued
-	(*Receipt)(nil),              // 20: nightshift.event.v1.Receipt
-	(*EvictionTally)(nil),        // 21: nightshift.event.v1.EvictionTally
-	(*PodCreated)(nil),           // 22: nightshift.event.v1.PodCreated
-	(*PodBound)(nil),             // 23: nightshift.event.v1.PodBound
-	(*PodUnplaceable)(nil),       // 24: nightshift.event.v1.PodUnplaceable
-	(*PodStarted)(nil),           // 25: nightshift.event.v1.PodStarted
-	(*PodRestarted)(nil),         // 26: nightshift.event.v1.PodRestarted
-	(*PodStopping)(nil),          // 27: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),          // 28: nightshift.event.v1.PodFinished
-	(*ContainerResult)(nil),      // 29: nightshift.event.v1.ContainerResult
-	(*LaunchIntended)(nil),       // 30: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),        // 31: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),         // 32: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),           // 33: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),          // 34: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),  // 35: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),             // 36: nightshift.event.v1.NodeGone
-	nil,                          // 37: nightshift.event.v1.Offer.ResourcesEntry
+	(ContainerResult_State)(0),   // 1: nightshift.event.v1.ContainerResult.State
+	(*Fact)(nil),                 // 2: nightshift.event.v1.Fact
+	(*TermBegan)(nil),            // 3: nightshift.event.v1.TermBegan
+	(*FleetClosed)(nil),          // 4: nightshift.event.v1.FleetClosed
+	(*JobParked)(nil),            // 5: nightshift.event.v1.JobParked
+	(*JobUnparked)(nil),          // 6: nightshift.event.v1.JobUnparked
+	(*OffersObserved)(nil),       // 7: nightshift.event.v1.OffersObserved
+	(*Offer)(nil),                // 8: nightshift.event.v1.Offer
+	(*ObjectPut)(nil),            // 9: nightshift.event.v1.ObjectPut
+	(*ObjectDeleted)(nil),        // 10: nightshift.event.v1.ObjectDeleted
+	(*JobCreated)(nil),           // 11: nightshift.event.v1.JobCreated
+	(*JobUpdated)(nil),           // 12: nightshift.event.v1.JobUpdated
+	(*JobAdmitted)(nil),          // 13: nightshift.event.v1.JobAdmitted
+	(*Profile)(nil),              // 14: nightshift.event.v1.Profile
+	(*JobDenied)(nil),            // 15: nightshift.event.v1.JobDenied
+	(*JobStarted)(nil),           // 16: nightshift.event.v1.JobStarted
+	(*JobConditionSet)(nil),      // 17: nightshift.event.v1.JobConditionSet
+	(*JobDeletionRequested)(nil), // 18: nightshift.event.v1.JobDeletionRequested
+	(*JobDeleted)(nil),           // 19: nightshift.event.v1.JobDeleted
+	(*ReceiptIssued)(nil),        // 20: nightshift.event.v1.ReceiptIssued
+	(*Receipt)(nil),              // 21: nightshift.event.v1.Receipt
+	(*EvictionTally)(nil),        // 22: nightshift.event.v1.EvictionTally
+	(*PodCreated)(nil),           // 23: nightshift.event.v1.PodCreated
+	(*PodBound)(nil),             // 24: nightshift.event.v1.PodBound
+	(*PodUnplaceable)(nil),       // 25: nightshift.event.v1.PodUnplaceable
+	(*PodStarted)(nil),           // 26: nightshift.event.v1.PodStarted
+	(*PodRestarted)(nil),         // 27: nightshift.event.v1.PodRestarted
+	(*PodDeleted)(nil),           // 28: nightshift.event.v1.PodDeleted
+	(*PodStopping)(nil),          // 29: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),          // 30: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),      // 31: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),       // 32: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),        // 33: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),         // 34: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),           // 35: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),          // 36: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),  // 37: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),             // 38: nightshift.event.v1.NodeGone
+	nil,                          // 39: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
-	2,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
-	3,  // 1: nightshift.event.v1.Fact.fleet_closed:type_name -> nightshift.event.v1.FleetClosed
-	6,  // 2: nightshift.event.v1.Fact.offers_observed:type_name -> nightshift.event.v1.OffersObserved
-	8,  // 3: nightshift.event.v1.Fact.object_put:type_name -> nightshift.event.v1.ObjectPut
-	9,  // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
-	10, // 5: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
-	12, // 6: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
-	14, // 7: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
-	15, // 8: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
-	16, // 9: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
-	17, // 10: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
-	18, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
-	19, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
-	11, // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
-	4,  // 14: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
-	5,  // 15: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
-	22, // 16: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
-	23, // 17: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
-	24, // 18: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
-	25, // 19: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
-	26, // 20: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
-	27, // 21: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
-	28, // 22: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
-	30, // 23: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
-	31, // 24: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
-	33, // 25: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
-	34, // 26: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
-	35, // 27: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
-	36, // 28: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
-	7,  // 29: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	37, // 30: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
-	13, // 31: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
-	20, // 32: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	21, // 33: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
-	0,  // 34: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	29, // 35: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
-	7,  // 36: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	32, // 37: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	3,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
+	4,  // 1: nightshift.event.v1.Fact.fleet_closed:type_name -> nightshift.event.v1.FleetClosed
+	7,  // 2: nightshift.event.v1.Fact.offers_observed:type_name -> nightshift.event.v1.OffersObserved
+	9,  // 3: nightshift.event.v1.Fact.object_put:type_name -> nightshift.event.v1.ObjectPut
+	10, // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
+	11, // 5: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
+	13, // 6: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
+	15, // 7: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
+	16, // 8: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
+	17, // 9: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
+	18, // 10: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
+	19, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
+	20, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
+	12, // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
+	5,  // 14: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
+	6,  // 15: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
+	28, // 16: nightshift.event.v1.Fact.pod_deleted:type_name -> nightshift.event.v1.PodDeleted
+	23, // 17: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
+	24, // 18: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
+	25, // 19: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
+	26, // 20: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
+	27, // 21: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
+	29, // 22: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
+	30, // 23: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
+	32, // 24: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
+	33, // 25: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
+	35, // 26: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
+	36, // 27: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
+	37, // 28: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
+	38, // 29: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
+	8,  // 30: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
+	39, // 31: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	14, // 32: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
+	21, // 33: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
+	22, // 34: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	31, // 35: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
+	0,  // 36: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	31, // 37: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	1,  // 38: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
+	8,  // 39: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	34, // 40: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -3462,6 +3616,7 @@ func file_orchestrator_event_event_proto_init() {
 		(*Fact_JobUpdated)(nil),
 		(*Fact_JobParked)(nil),
 		(*Fact_JobUnparked)(nil),
+		(*Fact_PodDeleted)(nil),
 		(*Fact_PodCreated)(nil),
 		(*Fact_PodBound)(nil),
 		(*Fact_PodUnplaceable)(nil),
@@ -3481,8 +3636,8 @@ func file_orchestrator_event_event_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   37,
+			NumEnums:      2,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

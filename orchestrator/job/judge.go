@@ -3,6 +3,7 @@ package job
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +18,25 @@ type Exit struct {
 	Restarts int32
 	Reason   string
 	Message  string
+	// State of the container while its pod runs; of a pod that has ended it says nothing.
+	State ExitState
+	// At is when the end was told; zero for that of a pod that has ended.
+	At time.Time
 }
+
+// ExitState is what became of a container after a run.
+type ExitState uint8
+
+// The states. The zero one is that the node did not tell.
+const (
+	ExitUntold ExitState = iota
+	// ExitEnded: it is done for good.
+	ExitEnded
+	// ExitRunning: it runs again.
+	ExitRunning
+	// ExitBackingOff: it waits until it is started again.
+	ExitBackingOff
+)
 
 // Failure is what is known of a pod that has not succeeded, when it is judged.
 type Failure struct {

@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -95,7 +96,8 @@ func hasEnv(env []corev1.EnvVar, name string) bool {
 
 func podStatus(object *corev1.Pod, pod Pod) corev1.PodStatus {
 	status := corev1.PodStatus{Phase: phase(pod), QOSClass: qosClass(&object.Spec)}
-	running := pod.Outcome == Live && !pod.Started.IsZero()
+	running := pod.Outcome == Live && !pod.Started.IsZero() && !slices.ContainsFunc(pod.Exits, func(exit Exit) bool { return exit.State == ExitBackingOff })
+	initialized := pod.Outcome != Live || !pod.Started.IsZero() || !slices.ContainsFunc(object.Spec.InitContainers, isInitial)
 	if pod.Bound.IsZero() {
 		status.Conditions = []corev1.PodCondition{condition(corev1.PodScheduled, false, pod.Created, "Unschedulable", pod.Message)}
 	} else {
@@ -103,7 +105,7 @@ func podStatus(object *corev1.Pod, pod Pod) corev1.PodStatus {
 		status.StartTime = &started
 		status.Conditions = []corev1.PodCondition{
 			condition(corev1.PodScheduled, true, pod.Bound, "", ""),
-			condition(corev1.PodInitialized, true, pod.Bound, "", ""),
+			condition(corev1.PodInitialized, initialized, pod.Bound, "", ""),
 			condition(corev1.ContainersReady, running, lastChange(pod), "", ""),
 			condition(corev1.PodReady, running, lastChange(pod), "", ""),
 		}
@@ -123,18 +125,9 @@ func podStatus(object *corev1.Pod, pod Pod) corev1.PodStatus {
 	for i := range object.Spec.Containers {
 		status.ContainerStatuses = append(status.ContainerStatuses, containerStatus(&object.Spec.Containers[i], pod, false))
 	}
-	return status
-}
-
-// initStatus is that of a container which has done its work when the pod has started; a sidecar runs as long as the pod.
-func initStatus(container *corev1.Container, pod Pod) corev1.ContainerStatus {
-	status := containerStatus(container, pod, true)
-	sidecar := container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways
-	if running := status.State.Running; running != nil && !sidecar {
-		status.State = corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
-			Reason: "Completed", StartedAt: metav1.NewTime(pod.Bound), FinishedAt: running.StartedAt,
-		}}
-		status.Ready = true
+	if len(object.Spec.InitContainers) > 0 {
+		initializing(status.InitContainerStatuses)
+		initializing(status.ContainerStatuses)
 	}
 	return status
 }
@@ -166,55 +159,6 @@ func condition(kind corev1.PodConditionType, holds bool, at time.Time, reason, m
 		status = corev1.ConditionTrue
 	}
 	return corev1.PodCondition{Type: kind, Status: status, LastTransitionTime: metav1.NewTime(at), Reason: reason, Message: message}
-}
-
-// containerStatus says of each container what its node told, or else what the pod's end says.
-func containerStatus(container *corev1.Container, pod Pod, init bool) corev1.ContainerStatus {
-	status := corev1.ContainerStatus{
-		Name: container.Name, Image: container.Image, ImageID: container.Image,
-		Ready: pod.Outcome == Live && !pod.Started.IsZero(),
-	}
-	exit, told := exitOf(container.Name, init, pod)
-	status.RestartCount = exit.Restarts
-	status.Started = &status.Ready
-	switch {
-	case pod.Outcome != Live && !told && (len(pod.Exits) > 0 || pod.Started.IsZero() && init):
-		// It never came to run.
-		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: "PodInitializing"}
-	case pod.Outcome != Live:
-		reason := exit.Reason
-		if reason == "" {
-			reason = "Error"
-			if exit.Code == 0 {
-				reason = "Completed"
-			}
-		}
-		status.State.Terminated = &corev1.ContainerStateTerminated{
-			ExitCode: exit.Code, Reason: reason, Message: exit.Message, StartedAt: metav1.NewTime(pod.Started), FinishedAt: metav1.NewTime(pod.Finished),
-		}
-	case !pod.Started.IsZero():
-		status.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(pod.Started)}
-	default:
-		status.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
-	}
-	return status
-}
-
-// exitOf is how a container ended. A node that tells of no container has told of the pod's only one.
-func exitOf(container string, init bool, pod Pod) (exit Exit, told bool) {
-	for _, exit := range pod.Exits {
-		if exit.Container == container && exit.Init == init {
-			return exit, true
-		}
-	}
-	if init || len(pod.Exits) > 0 {
-		return Exit{}, false
-	}
-	exit = Exit{Container: container, Code: pod.ExitCode, Restarts: pod.Restarts}
-	if pod.Outcome != Live && pod.Outcome != Succeeded {
-		exit.Reason = "Error"
-	}
-	return exit, false
 }
 
 // qosClass follows pkg/apis/core/v1/helper/qos for the resources cpu and memory.

@@ -8,6 +8,7 @@
 package job
 
 import (
+	"slices"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -135,6 +136,19 @@ type Template struct {
 	Requests map[string]int64
 	// Arch that the pods demand, a GOARCH; empty for any.
 	Arch string
+	// Initial are the init containers that have to succeed before the others start, sidecars left out.
+	Initial []string
+}
+
+// IsInitialized tells whether the init containers have done their work, by how containers have ended (pkg/kubelet/status/generate.go:
+// GeneratePodInitializedCondition).
+func (t *Template) IsInitialized(exits []Exit) bool {
+	for _, name := range t.Initial {
+		if !slices.ContainsFunc(exits, func(exit Exit) bool { return exit.Init && exit.Container == name && exit.Code == 0 }) {
+			return false
+		}
+	}
+	return true
 }
 
 // TemplateOf reads the template of a Job whose defaults are filled in. A pod requests the sum of its containers, or what its init
@@ -156,6 +170,7 @@ func TemplateOf(object *batchv1.Job) Template {
 		if container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			addRequests(sidecars, container)
 		} else {
+			template.Initial = append(template.Initial, container.Name)
 			addRequests(needed, container)
 		}
 		for name, amount := range sidecars {

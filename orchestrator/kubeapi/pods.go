@@ -16,7 +16,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
-// pods serves core/v1 pods. They are made by their Jobs alone and can be deleted while they live.
+// pods serves core/v1 pods. They are made by their Jobs alone.
 type pods struct{ *resource }
 
 func newPods(s *Server) *pods {
@@ -26,7 +26,8 @@ func newPods(s *Server) *pods {
 	return &pods{resource: r}
 }
 
-// Delete implements rest.GracefulDeleter: the pod is told to end, and its Job counts it as failed and makes another, as in Kubernetes.
+// Delete implements rest.GracefulDeleter: the pod is told to end, and its Job counts it as failed and makes another, as in Kubernetes. One that has
+// ended is gone at once.
 func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
 	record, ok := p.view().Get(p.kind, p.key(ctx, name))
 	if !ok {
@@ -68,14 +69,11 @@ func (p *pods) delete(ctx context.Context, record *view.Record, validate rest.Va
 	return pod, true, nil
 }
 
-// DeleteCollection implements rest.CollectionDeleter. Pods that have ended are left: they go with their Job.
+// DeleteCollection implements rest.CollectionDeleter.
 func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
 	records, version := p.view().List(p.kind, p.selection(ctx, list))
 	var deleted []*view.Record
 	for _, record := range records {
-		if phase := record.Object().(*corev1.Pod).Status.Phase; phase == corev1.PodSucceeded || phase == corev1.PodFailed {
-			continue
-		}
 		if _, _, err := p.delete(ctx, record, validate, options); err != nil && !apierrors.IsNotFound(err) {
 			return nil, err
 		}

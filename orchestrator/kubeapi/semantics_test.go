@@ -2,16 +2,21 @@ package kubeapi_test
 
 import (
 	"encoding/json"
+	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 func TestASuspendedJobTakesOtherResourcesAndRunsWithThemOnceResumed(t *testing.T) {
@@ -173,6 +178,95 @@ func TestAJobIsListedByTheStateThatCountsMost(t *testing.T) {
 	for job, want := range map[string]string{"failing": "Failed", "enough": "Complete"} {
 		if got := state(job); got != want {
 			t.Errorf("%s is %s, want %s", job, got, want)
+		}
+	}
+}
+
+// As TestBackoffLimitPerIndex_DelayedPodDeletion in Kubernetes' test/integration/job: whoever deletes a failed pod takes no failure from its index.
+func TestAPodThatHasEndedCanBeDeletedAndStaysCounted(t *testing.T) {
+	p := newPlane(t)
+	pods := p.client.CoreV1().Pods("default")
+	wanted := newJob("a", 1)
+	wanted.Spec.CompletionMode, wanted.Spec.BackoffLimitPerIndex = ptr(batchv1.IndexedCompletion), ptr(int32(1))
+	p.create(wanted)
+	p.supply()
+	watching, err := pods.Watch(t.Context(), metav1.ListOptions{ResourceVersion: "0"})
+	p.must(err)
+	defer watching.Stop()
+	failed := p.report("a", engine.ReportFailed, 1)[0]
+	p.must(pods.Delete(t.Context(), failed.Name, metav1.DeleteOptions{}))
+	if _, err := pods.Get(t.Context(), failed.Name, metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the deleted pod: %v", err)
+	}
+	for e := range watching.ResultChan() {
+		if e.Type == watch.Deleted {
+			if gone := e.Object.(*corev1.Pod); gone.Name != failed.Name {
+				t.Errorf("the watch tells of %s", gone.Name)
+			}
+			break
+		}
+	}
+	got, err := p.client.BatchV1().Jobs("default").Get(t.Context(), "a", metav1.GetOptions{})
+	p.must(err)
+	if got.Status.Failed != 1 {
+		t.Errorf("%d failures are counted", got.Status.Failed)
+	}
+	p.until("the index is tried again", func(s *engine.State) bool {
+		found, _ := s.JobOf("default", "a")
+		return found.Attempts() == 2
+	})
+	list, err := pods.List(t.Context(), metav1.ListOptions{})
+	p.must(err)
+	if len(list.Items) != 1 || list.Items[0].Annotations[batchv1.JobIndexFailureCountAnnotation] != "1" {
+		t.Errorf("the pods are %+v", list.Items)
+	}
+	p.finish("a")
+	p.must(pods.DeleteCollection(t.Context(), metav1.DeleteOptions{}, metav1.ListOptions{}))
+	list, err = pods.List(t.Context(), metav1.ListOptions{})
+	p.must(err)
+	if len(list.Items) != 0 {
+		t.Errorf("%d pods are left", len(list.Items))
+	}
+	p.must(p.client.BatchV1().Jobs("default").Delete(t.Context(), "a", metav1.DeleteOptions{PropagationPolicy: ptr(metav1.DeletePropagationBackground)}))
+	p.until("the Job is gone", func(s *engine.State) bool { return len(s.Jobs) == 0 })
+}
+
+func TestPodsAreListedWithTheirRestartsWhileTheyRun(t *testing.T) {
+	p := newPlane(t)
+	wanted := newJob("a", 1)
+	wanted.Spec.Template.Spec.RestartPolicy = corev1.RestartPolicyOnFailure
+	wanted.Spec.Template.Spec.InitContainers = []corev1.Container{
+		{Name: "setup", Image: "i", Command: []string{"x"}}, {Name: "proxy", Image: "i", Command: []string{"x"}, RestartPolicy: ptr(corev1.ContainerRestartPolicyAlways)},
+	}
+	p.create(wanted)
+	p.supply()
+	told := func(restarts int32, exits ...job.Exit) string {
+		t.Helper()
+		var report engine.ReportPod
+		p.view.Read(func(s *engine.State) {
+			for pod := range s.Pods() {
+				report = engine.ReportPod{Node: pod.Node(), UID: pod.UID(), Epoch: pod.Epoch, Phase: engine.ReportRunning, Restarts: restarts, ExitCode: 1, Containers: exits}
+			}
+		})
+		p.submit(report)
+		text, err := p.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").
+			SetHeader("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io").DoRaw(t.Context())
+		p.must(err)
+		var table metav1.Table
+		p.must(json.Unmarshal(text, &table))
+		return fmt.Sprint(table.Rows[0].Cells[1:4]...)
+	}
+	setup := job.Exit{Container: "setup", Init: true, State: job.ExitEnded}
+	for _, c := range []struct{ got, want string }{
+		{told(0), `^0/2 ?Init:0/2 ?0$`},
+		{told(1, job.Exit{Container: "setup", Init: true, Code: 1, Restarts: 1, State: job.ExitRunning}), `^0/2 ?Init:0/2 ?1 \(\d+s ago\)$`},
+		{told(1, setup), `^2/2 ?Running ?0$`},
+		{told(1, setup, job.Exit{Container: "main", Code: 1, State: job.ExitBackingOff}), `^1/2 ?CrashLoopBackOff ?0$`},
+		{told(2, setup, job.Exit{Container: "main", Code: 1, Restarts: 1, State: job.ExitRunning}), `^2/2 ?Running ?1 \(\d+s ago\)$`},
+		{told(3, setup, job.Exit{Container: "proxy", Init: true, Code: 1, Restarts: 1}, job.Exit{Container: "main", Code: 1, Restarts: 1}), `^2/2 ?Running ?2 \(\d+s ago\)$`},
+	} {
+		if !regexp.MustCompile(c.want).MatchString(c.got) {
+			t.Errorf("got %s, want %s", c.got, c.want)
 		}
 	}
 }

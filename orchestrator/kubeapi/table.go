@@ -2,6 +2,7 @@ package kubeapi
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -156,15 +157,9 @@ var podTable = table{
 	},
 	cells: func(object runtime.Object, now time.Time) []any {
 		pod := object.(*corev1.Pod)
-		ready, restarts := 0, 0
-		for _, container := range pod.Status.ContainerStatuses {
-			restarts += int(container.RestartCount)
-			if container.Ready && container.State.Running != nil {
-				ready++
-			}
-		}
+		ready, total, restarts := containersOf(pod)
 		return []any{
-			pod.Name, fmt.Sprintf("%d/%d", ready, len(pod.Spec.Containers)), podState(pod), strconv.Itoa(restarts), since(pod.CreationTimestamp, now),
+			pod.Name, fmt.Sprintf("%d/%d", ready, total), podState(pod), restarts.cell(now), since(pod.CreationTimestamp, now),
 			orNone(pod.Status.PodIP), orNone(pod.Spec.NodeName), orNone(pod.Status.NominatedNodeName), "<none>",
 		}
 	},
@@ -179,6 +174,83 @@ var podTable = table{
 	},
 }
 
+// restarts is how often containers were restarted, and when the last of the runs before ended.
+type restarts struct {
+	count int32
+	last  metav1.Time
+}
+
+func (r *restarts) add(status *corev1.ContainerStatus) {
+	r.count += status.RestartCount
+	if before := status.LastTerminationState.Terminated; before != nil && r.last.Before(&before.FinishedAt) {
+		r.last = before.FinishedAt
+	}
+}
+
+func (r *restarts) cell(now time.Time) string {
+	if r.count == 0 || r.last.IsZero() {
+		return strconv.Itoa(int(r.count))
+	}
+	return fmt.Sprintf("%d (%s ago)", r.count, since(r.last, now))
+}
+
+// containersOf counts the containers that run with the pod, sidecars among them, and how many of these are ready; and restarts: of the init containers
+// while the pod is initialized, later of the others (printPod).
+func containersOf(pod *corev1.Pod) (ready, total int, restarted restarts) {
+	var before restarts
+	for i := range pod.Status.InitContainerStatuses {
+		status := &pod.Status.InitContainerStatuses[i]
+		before.add(status)
+		if isSidecar(pod, status.Name) {
+			restarted.add(status)
+			total++
+			if status.Ready && status.State.Running != nil {
+				ready++
+			}
+		}
+	}
+	if initState(pod) != "" {
+		return ready, total + len(pod.Spec.Containers), before
+	}
+	for i := range pod.Status.ContainerStatuses {
+		status := &pod.Status.ContainerStatuses[i]
+		restarted.add(status)
+		if status.Ready && status.State.Running != nil {
+			ready++
+		}
+	}
+	return ready, total + len(pod.Spec.Containers), restarted
+}
+
+func isSidecar(pod *corev1.Pod, name string) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(container corev1.Container) bool {
+		return container.Name == name && container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways
+	})
+}
+
+// initState is how far the init containers are; empty when they have done their work.
+func initState(pod *corev1.Pod) string {
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodInitialized && condition.Status == corev1.ConditionTrue && pod.Status.Phase != corev1.PodFailed {
+			return ""
+		}
+	}
+	for i := range pod.Status.InitContainerStatuses {
+		status := &pod.Status.InitContainerStatuses[i]
+		switch state := status.State; {
+		case state.Terminated != nil && state.Terminated.ExitCode == 0, isSidecar(pod, status.Name) && status.Started != nil && *status.Started:
+		case isSidecar(pod, status.Name) && pod.Status.Phase == corev1.PodFailed:
+		case state.Terminated != nil:
+			return "Init:" + state.Terminated.Reason
+		case state.Waiting != nil && state.Waiting.Reason != "PodInitializing":
+			return "Init:" + state.Waiting.Reason
+		default:
+			return fmt.Sprintf("Init:%d/%d", i, len(pod.Spec.InitContainers))
+		}
+	}
+	return ""
+}
+
 // podState follows printPod: the container's own reason, unless the pod is on its way out. What ended the pod from outside, an
 // eviction above all, is told before the container's exit.
 func podState(pod *corev1.Pod) string {
@@ -190,6 +262,9 @@ func podState(pod *corev1.Pod) string {
 		if condition.Type == corev1.DisruptionTarget && condition.Status == corev1.ConditionTrue {
 			return "Evicted"
 		}
+	}
+	if initializing := initState(pod); initializing != "" && pod.Spec.NodeName != "" {
+		return initializing
 	}
 	for _, container := range pod.Status.ContainerStatuses {
 		switch state := container.State; {

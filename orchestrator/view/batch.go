@@ -61,6 +61,8 @@ func (b *batch) apply(fact *event.Fact) {
 		for _, node := range body.LaunchSettled.GetNodes() {
 			b.touch(Nodes, node.GetNode())
 		}
+	case *event.Fact_PodDeleted:
+		b.remove(Pods, body.PodDeleted.GetUid())
 	case *event.Fact_NodeGone:
 		b.remove(Nodes, body.NodeGone.GetNode())
 	case *event.Fact_ObjectPut:
