@@ -26,7 +26,11 @@ func (s *State) applyToPod(fact *event.Fact) bool {
 			pod.Job().Counts.Started()
 		}
 	case *event.Fact_PodRestarted:
-		s.restartPod(body.PodRestarted)
+		pod := s.touchPod(body.PodRestarted.GetUid())
+		s.tellContainers(pod, body.PodRestarted.GetRestarts(), body.PodRestarted.GetExitCode(), body.PodRestarted.GetContainers())
+	case *event.Fact_PodBackedOff:
+		pod := s.touchPod(body.PodBackedOff.GetUid())
+		s.tellContainers(pod, pod.Restarts, body.PodBackedOff.GetExitCode(), body.PodBackedOff.GetContainers())
 	case *event.Fact_PodDeleted:
 		pod, ok := s.pods.find(s.mustUID(body.PodDeleted.GetUid()))
 		if !ok || pod.IsLive() {
@@ -97,15 +101,14 @@ func (s *State) bindPod(bound *event.PodBound) {
 	}
 }
 
-// restartPod notes what a node tells of a pod's containers while it runs. What was known keeps the time at which it was told.
-func (s *State) restartPod(restarted *event.PodRestarted) {
-	pod := s.touchPod(restarted.GetUid())
+// tellContainers notes what a node tells of a pod's containers while it runs. What was known keeps the time at which it was told.
+func (s *State) tellContainers(pod *Pod, restarts, exitCode int32, containers []*event.ContainerResult) {
 	owner := pod.Job()
 	owner.Counts.Leave(pod.standing())
-	pod.Restarts = restarted.GetRestarts()
+	pod.Restarts = restarts
 	cold := pod.cold()
-	cold.exitCode = restarted.GetExitCode()
-	exits := exitsOf(restarted.GetContainers())
+	cold.exitCode = exitCode
+	exits := exitsOf(containers)
 	for i := range exits {
 		exits[i].At = s.Now
 		for _, known := range cold.exits {

@@ -189,10 +189,14 @@ func (d *draft) reportPod(command ReportPod) error {
 	if !pod.HasStarted() && !pod.IsStopping() && command.Phase != ReportFailed && (command.Phase == ReportSucceeded || pod.template.IsInitialized(command.Containers)) {
 		d.add(pod.Namespace(), &event.PodStarted{Uid: command.UID})
 	}
-	if command.Phase == ReportRunning && (command.Restarts > pod.Restarts || isBackingOff(command.Containers) != (pod.flags&backingOff != 0)) {
+	switch {
+	case command.Phase != ReportRunning:
+	case command.Restarts > pod.Restarts:
 		d.add(pod.Namespace(), &event.PodRestarted{
-			Uid: command.UID, Restarts: max(command.Restarts, pod.Restarts), ExitCode: command.ExitCode, Containers: resultsOf(command.Containers),
+			Uid: command.UID, Restarts: command.Restarts, ExitCode: command.ExitCode, Containers: resultsOf(command.Containers),
 		})
+	case pod.backsOffAnew(command.Containers):
+		d.add(pod.Namespace(), &event.PodBackedOff{Uid: command.UID, ExitCode: command.ExitCode, Containers: resultsOf(command.Containers)})
 	}
 	if command.Phase == ReportSucceeded || command.Phase == ReportFailed {
 		outcome := outcomeOf(pod, command.Phase == ReportSucceeded)
@@ -210,6 +214,15 @@ func (d *draft) reportPod(command ReportPod) error {
 		d.add(pod.Namespace(), finished)
 	}
 	return nil
+}
+
+// backsOffAnew tells whether a container waits to be started again of which that is not on record.
+func (p *Pod) backsOffAnew(told []job.Exit) bool {
+	return slices.ContainsFunc(told, func(exit job.Exit) bool {
+		return exit.State == job.ExitBackingOff && (p.end == nil || !slices.ContainsFunc(p.end.exits, func(known job.Exit) bool {
+			return known.Container == exit.Container && known.State == job.ExitBackingOff
+		}))
+	})
 }
 
 // pick returns the active pods of a Job that are to end: all in order of creation, or so many, those that lose least first.

@@ -80,7 +80,7 @@ func (x PodFinished_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodFinished_Outcome.Descriptor instead.
 func (PodFinished_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type ContainerResult_State int32
@@ -136,7 +136,7 @@ func (x ContainerResult_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContainerResult_State.Descriptor instead.
 func (ContainerResult_State) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30, 0}
 }
 
 // Fact is one entry of the log. Its sequence number is its position and is not stored in it.
@@ -167,6 +167,7 @@ type Fact struct {
 	//	*Fact_JobParked
 	//	*Fact_JobUnparked
 	//	*Fact_PodDeleted
+	//	*Fact_PodBackedOff
 	//	*Fact_PodCreated
 	//	*Fact_PodBound
 	//	*Fact_PodUnplaceable
@@ -396,6 +397,15 @@ func (x *Fact) GetPodDeleted() *PodDeleted {
 	return nil
 }
 
+func (x *Fact) GetPodBackedOff() *PodBackedOff {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_PodBackedOff); ok {
+			return x.PodBackedOff
+		}
+	}
+	return nil
+}
+
 func (x *Fact) GetPodCreated() *PodCreated {
 	if x != nil {
 		if x, ok := x.Body.(*Fact_PodCreated); ok {
@@ -585,6 +595,10 @@ type Fact_PodDeleted struct {
 	PodDeleted *PodDeleted `protobuf:"bytes,31,opt,name=pod_deleted,json=podDeleted,proto3,oneof"`
 }
 
+type Fact_PodBackedOff struct {
+	PodBackedOff *PodBackedOff `protobuf:"bytes,32,opt,name=pod_backed_off,json=podBackedOff,proto3,oneof"`
+}
+
 type Fact_PodCreated struct {
 	PodCreated *PodCreated `protobuf:"bytes,40,opt,name=pod_created,json=podCreated,proto3,oneof"`
 }
@@ -670,6 +684,8 @@ func (*Fact_JobParked) isFact_Body() {}
 func (*Fact_JobUnparked) isFact_Body() {}
 
 func (*Fact_PodDeleted) isFact_Body() {}
+
+func (*Fact_PodBackedOff) isFact_Body() {}
 
 func (*Fact_PodCreated) isFact_Body() {}
 
@@ -2328,7 +2344,7 @@ func (x *PodStarted) GetUid() string {
 	return ""
 }
 
-// PodRestarted: a container ended and is started again in place, or waits for it.
+// PodRestarted: a container ended and is started again in place.
 type PodRestarted struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Uid      string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
@@ -2398,6 +2414,68 @@ func (x *PodRestarted) GetContainers() []*ContainerResult {
 	return nil
 }
 
+// PodBackedOff: a container ended and waits to be started again in place.
+type PodBackedOff struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Uid      string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	ExitCode int32                  `protobuf:"varint,2,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// As in PodRestarted.
+	Containers    []*ContainerResult `protobuf:"bytes,3,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PodBackedOff) Reset() {
+	*x = PodBackedOff{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PodBackedOff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PodBackedOff) ProtoMessage() {}
+
+func (x *PodBackedOff) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PodBackedOff.ProtoReflect.Descriptor instead.
+func (*PodBackedOff) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PodBackedOff) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *PodBackedOff) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *PodBackedOff) GetContainers() []*ContainerResult {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
 // PodDeleted: a pod that had ended was removed. What it counted for stays.
 type PodDeleted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2408,7 +2486,7 @@ type PodDeleted struct {
 
 func (x *PodDeleted) Reset() {
 	*x = PodDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2498,7 @@ func (x *PodDeleted) String() string {
 func (*PodDeleted) ProtoMessage() {}
 
 func (x *PodDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2511,7 @@ func (x *PodDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodDeleted.ProtoReflect.Descriptor instead.
 func (*PodDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PodDeleted) GetUid() string {
@@ -2463,7 +2541,7 @@ type PodStopping struct {
 
 func (x *PodStopping) Reset() {
 	*x = PodStopping{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2553,7 @@ func (x *PodStopping) String() string {
 func (*PodStopping) ProtoMessage() {}
 
 func (x *PodStopping) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2566,7 @@ func (x *PodStopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStopping.ProtoReflect.Descriptor instead.
 func (*PodStopping) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PodStopping) GetUid() string {
@@ -2573,7 +2651,7 @@ type PodFinished struct {
 
 func (x *PodFinished) Reset() {
 	*x = PodFinished{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2663,7 @@ func (x *PodFinished) String() string {
 func (*PodFinished) ProtoMessage() {}
 
 func (x *PodFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2676,7 @@ func (x *PodFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFinished.ProtoReflect.Descriptor instead.
 func (*PodFinished) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PodFinished) GetUid() string {
@@ -2703,7 +2781,7 @@ type ContainerResult struct {
 
 func (x *ContainerResult) Reset() {
 	*x = ContainerResult{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2793,7 @@ func (x *ContainerResult) String() string {
 func (*ContainerResult) ProtoMessage() {}
 
 func (x *ContainerResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2806,7 @@ func (x *ContainerResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
 func (*ContainerResult) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ContainerResult) GetName() string {
@@ -2797,7 +2875,7 @@ type LaunchIntended struct {
 
 func (x *LaunchIntended) Reset() {
 	*x = LaunchIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2809,7 +2887,7 @@ func (x *LaunchIntended) String() string {
 func (*LaunchIntended) ProtoMessage() {}
 
 func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2822,7 +2900,7 @@ func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchIntended.ProtoReflect.Descriptor instead.
 func (*LaunchIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LaunchIntended) GetKey() string {
@@ -2883,7 +2961,7 @@ type LaunchSettled struct {
 
 func (x *LaunchSettled) Reset() {
 	*x = LaunchSettled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2895,7 +2973,7 @@ func (x *LaunchSettled) String() string {
 func (*LaunchSettled) ProtoMessage() {}
 
 func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2908,7 +2986,7 @@ func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchSettled.ProtoReflect.Descriptor instead.
 func (*LaunchSettled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LaunchSettled) GetKey() string {
@@ -2957,7 +3035,7 @@ type LaunchedNode struct {
 
 func (x *LaunchedNode) Reset() {
 	*x = LaunchedNode{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3047,7 @@ func (x *LaunchedNode) String() string {
 func (*LaunchedNode) ProtoMessage() {}
 
 func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3060,7 @@ func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchedNode.ProtoReflect.Descriptor instead.
 func (*LaunchedNode) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LaunchedNode) GetNode() string {
@@ -3015,7 +3093,7 @@ type NodeJoined struct {
 
 func (x *NodeJoined) Reset() {
 	*x = NodeJoined{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3105,7 @@ func (x *NodeJoined) String() string {
 func (*NodeJoined) ProtoMessage() {}
 
 func (x *NodeJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3118,7 @@ func (x *NodeJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeJoined.ProtoReflect.Descriptor instead.
 func (*NodeJoined) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeJoined) GetNode() string {
@@ -3062,7 +3140,7 @@ type NodeNoticed struct {
 
 func (x *NodeNoticed) Reset() {
 	*x = NodeNoticed{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3152,7 @@ func (x *NodeNoticed) String() string {
 func (*NodeNoticed) ProtoMessage() {}
 
 func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3165,7 @@ func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNoticed.ProtoReflect.Descriptor instead.
 func (*NodeNoticed) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeNoticed) GetNode() string {
@@ -3122,7 +3200,7 @@ type NodeReleaseIntended struct {
 
 func (x *NodeReleaseIntended) Reset() {
 	*x = NodeReleaseIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3134,7 +3212,7 @@ func (x *NodeReleaseIntended) String() string {
 func (*NodeReleaseIntended) ProtoMessage() {}
 
 func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3147,7 +3225,7 @@ func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReleaseIntended.ProtoReflect.Descriptor instead.
 func (*NodeReleaseIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeReleaseIntended) GetNode() string {
@@ -3175,7 +3253,7 @@ type NodeGone struct {
 
 func (x *NodeGone) Reset() {
 	*x = NodeGone{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[36]
+	mi := &file_orchestrator_event_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3187,7 +3265,7 @@ func (x *NodeGone) String() string {
 func (*NodeGone) ProtoMessage() {}
 
 func (x *NodeGone) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[36]
+	mi := &file_orchestrator_event_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3200,7 +3278,7 @@ func (x *NodeGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGone.ProtoReflect.Descriptor instead.
 func (*NodeGone) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{36}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeGone) GetNode() string {
@@ -3221,7 +3299,7 @@ var File_orchestrator_event_event_proto protoreflect.FileDescriptor
 
 const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xe2\x11\n" +
+	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xad\x12\n" +
 	"\x04Fact\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -3252,7 +3330,8 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"job_parked\x18\x1d \x01(\v2\x1e.nightshift.event.v1.JobParkedH\x00R\tjobParked\x12E\n" +
 	"\fjob_unparked\x18\x1e \x01(\v2 .nightshift.event.v1.JobUnparkedH\x00R\vjobUnparked\x12B\n" +
 	"\vpod_deleted\x18\x1f \x01(\v2\x1f.nightshift.event.v1.PodDeletedH\x00R\n" +
-	"podDeleted\x12B\n" +
+	"podDeleted\x12I\n" +
+	"\x0epod_backed_off\x18  \x01(\v2!.nightshift.event.v1.PodBackedOffH\x00R\fpodBackedOff\x12B\n" +
 	"\vpod_created\x18( \x01(\v2\x1f.nightshift.event.v1.PodCreatedH\x00R\n" +
 	"podCreated\x12<\n" +
 	"\tpod_bound\x18) \x01(\v2\x1d.nightshift.event.v1.PodBoundH\x00R\bpodBound\x12N\n" +
@@ -3407,6 +3486,12 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\texit_code\x18\x03 \x01(\x05R\bexitCode\x12D\n" +
 	"\n" +
 	"containers\x18\x04 \x03(\v2$.nightshift.event.v1.ContainerResultR\n" +
+	"containers\"\x83\x01\n" +
+	"\fPodBackedOff\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1b\n" +
+	"\texit_code\x18\x02 \x01(\x05R\bexitCode\x12D\n" +
+	"\n" +
+	"containers\x18\x03 \x03(\v2$.nightshift.event.v1.ContainerResultR\n" +
 	"containers\"\x1e\n" +
 	"\n" +
 	"PodDeleted\x12\x10\n" +
@@ -3502,7 +3587,7 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_orchestrator_event_event_proto_goTypes = []any{
 	(PodFinished_Outcome)(0),     // 0: nightshift.event.v1.PodFinished.Outcome
 	(ContainerResult_State)(0),   // 1: nightshift.event.v1.ContainerResult.State
@@ -3532,18 +3617,19 @@ var file_orchestrator_event_event_proto_goTypes = []any{
 	(*PodUnplaceable)(nil),       // 25: nightshift.event.v1.PodUnplaceable
 	(*PodStarted)(nil),           // 26: nightshift.event.v1.PodStarted
 	(*PodRestarted)(nil),         // 27: nightshift.event.v1.PodRestarted
-	(*PodDeleted)(nil),           // 28: nightshift.event.v1.PodDeleted
-	(*PodStopping)(nil),          // 29: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),          // 30: nightshift.event.v1.PodFinished
-	(*ContainerResult)(nil),      // 31: nightshift.event.v1.ContainerResult
-	(*LaunchIntended)(nil),       // 32: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),        // 33: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),         // 34: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),           // 35: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),          // 36: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),  // 37: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),             // 38: nightshift.event.v1.NodeGone
-	nil,                          // 39: nightshift.event.v1.Offer.ResourcesEntry
+	(*PodBackedOff)(nil),         // 28: nightshift.event.v1.PodBackedOff
+	(*PodDeleted)(nil),           // 29: nightshift.event.v1.PodDeleted
+	(*PodStopping)(nil),          // 30: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),          // 31: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),      // 32: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),       // 33: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),        // 34: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),         // 35: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),           // 36: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),          // 37: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),  // 38: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),             // 39: nightshift.event.v1.NodeGone
+	nil,                          // 40: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
 	3,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
@@ -3562,36 +3648,38 @@ var file_orchestrator_event_event_proto_depIdxs = []int32{
 	12, // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
 	5,  // 14: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
 	6,  // 15: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
-	28, // 16: nightshift.event.v1.Fact.pod_deleted:type_name -> nightshift.event.v1.PodDeleted
-	23, // 17: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
-	24, // 18: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
-	25, // 19: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
-	26, // 20: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
-	27, // 21: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
-	29, // 22: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
-	30, // 23: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
-	32, // 24: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
-	33, // 25: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
-	35, // 26: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
-	36, // 27: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
-	37, // 28: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
-	38, // 29: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
-	8,  // 30: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	39, // 31: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
-	14, // 32: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
-	21, // 33: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	22, // 34: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
-	31, // 35: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
-	0,  // 36: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	31, // 37: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
-	1,  // 38: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
-	8,  // 39: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	34, // 40: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	29, // 16: nightshift.event.v1.Fact.pod_deleted:type_name -> nightshift.event.v1.PodDeleted
+	28, // 17: nightshift.event.v1.Fact.pod_backed_off:type_name -> nightshift.event.v1.PodBackedOff
+	23, // 18: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
+	24, // 19: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
+	25, // 20: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
+	26, // 21: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
+	27, // 22: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
+	30, // 23: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
+	31, // 24: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
+	33, // 25: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
+	34, // 26: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
+	36, // 27: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
+	37, // 28: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
+	38, // 29: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
+	39, // 30: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
+	8,  // 31: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
+	40, // 32: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	14, // 33: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
+	21, // 34: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
+	22, // 35: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	32, // 36: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
+	32, // 37: nightshift.event.v1.PodBackedOff.containers:type_name -> nightshift.event.v1.ContainerResult
+	0,  // 38: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	32, // 39: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	1,  // 40: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
+	8,  // 41: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	35, // 42: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -3617,6 +3705,7 @@ func file_orchestrator_event_event_proto_init() {
 		(*Fact_JobParked)(nil),
 		(*Fact_JobUnparked)(nil),
 		(*Fact_PodDeleted)(nil),
+		(*Fact_PodBackedOff)(nil),
 		(*Fact_PodCreated)(nil),
 		(*Fact_PodBound)(nil),
 		(*Fact_PodUnplaceable)(nil),
@@ -3637,7 +3726,7 @@ func file_orchestrator_event_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -154,11 +154,11 @@ func projectPod(state *engine.State, fact *event.Fact) (subject, said) {
 	case *event.Fact_PodStarted:
 		return aboutPod(mustPod(state, body.PodStarted.GetUid())), said{byAgent, "Started", "Started the pod's container", false}
 	case *event.Fact_PodRestarted:
-		pod, code := mustPod(state, body.PodRestarted.GetUid()), body.PodRestarted.GetExitCode()
-		if body.PodRestarted.GetRestarts() == pod.Restarts {
-			return aboutPod(pod), said{byAgent, "BackOff", fmt.Sprintf("A container ended with exit code %d and waits to be started again", code), true}
-		}
-		return aboutPod(pod), said{byAgent, "Restarted", fmt.Sprintf("The container ended with exit code %d and is started again in place", code), true}
+		return aboutPod(mustPod(state, body.PodRestarted.GetUid())), said{byAgent, "Restarted",
+			fmt.Sprintf("The container ended with exit code %d and is started again in place", body.PodRestarted.GetExitCode()), true}
+	case *event.Fact_PodBackedOff:
+		return aboutPod(mustPod(state, body.PodBackedOff.GetUid())), said{byAgent, "BackOff",
+			fmt.Sprintf("A container ended with exit code %d and waits to be started again", body.PodBackedOff.GetExitCode()), true}
 	case *event.Fact_PodStopping:
 		stopping := body.PodStopping
 		return aboutPod(mustPod(state, stopping.GetUid())), said{byAgent, "Killing",

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
@@ -383,5 +384,31 @@ func TestTheEventsOfAJobAreThoseOfItsController(t *testing.T) {
 	}
 	if got := w.said("small"); got[len(got)-1] != "Normal Completed Job completed" || slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, "TooMany") }) {
 		t.Errorf("the events are\n%s", strings.Join(got, "\n"))
+	}
+}
+
+func TestAContainerThatWaitsForItsRestartIsAnEvent(t *testing.T) {
+	w := newWorld(t, view.Options{})
+	w.create("a", 1, nil)
+	w.supply()
+	pod := w.livePods()[0]
+	told := w.report(pod, engine.ReportRunning, 3).(engine.ReportPod)
+	told.Containers = []job.Exit{{Container: "main", Code: 3, State: job.ExitBackingOff}}
+	w.do(told, told)
+	told.Restarts, told.Containers = 1, []job.Exit{{Container: "main", Code: 3, Restarts: 1, State: job.ExitRunning}}
+	w.do(told, told)
+	var reasons []string
+	records, _ := w.view.List(view.Events, view.Selection{})
+	for _, record := range records {
+		if e := record.Object().(*corev1.Event); e.InvolvedObject.Kind == "Pod" {
+			reasons = append(reasons, e.Reason)
+		}
+	}
+	if got := strings.Join(reasons, " "); got != "Scheduled Started BackOff Restarted" {
+		t.Errorf("the events are %s", got)
+	}
+	w.do(w.report(pod, engine.ReportSucceeded, 0), engine.DeletePod{Namespace: "default", Name: pod.Name()})
+	if _, ok := w.view.Get(view.Pods, view.Key{Namespace: "default", Name: pod.Name()}); ok {
+		t.Error("a pod that was deleted after its end is shown")
 	}
 }
