@@ -130,6 +130,7 @@ var supportedJob = object{
 		"name": works, "generateName": works, "namespace": works, "labels": works, "annotations": works,
 		// Given or kept by the server.
 		"uid": works, "creationTimestamp": works, "generation": works, "resourceVersion": works, "managedFields": works,
+		"deletionTimestamp": works, "deletionGracePeriodSeconds": works,
 	},
 	"spec": object{
 		"completions": works, "parallelism": works, "completionMode": works, "activeDeadlineSeconds": works, "ttlSecondsAfterFinished": works,
