@@ -164,7 +164,7 @@ var supportedPodSpec = object{
 	"serviceAccountName":           only("default"),
 	"serviceAccount":               only("default"),
 	"automountServiceAccountToken": only(false),
-	"enableServiceLinks":           only(true, false), // there are no services
+	"enableServiceLinks":           works, // there are no services
 	"shareProcessNamespace":        only(false),
 	"setHostnameAsFQDN":            only(false),
 	"hostUsers":                    only(true),
