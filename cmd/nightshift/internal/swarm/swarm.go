@@ -137,7 +137,7 @@ func (s *Swarm) begin(request providers.LaunchRequest, dir string) {
 	s.agents.Go(func() {
 		err := agent.Run(ctx, agent.Config{
 			ControlPlane: request.Bootstrap.Address, CAFile: filepath.Join(dir, "ca.pem"), TokenFile: filepath.Join(dir, "token"),
-			InstanceID: i.id, StateDir: filepath.Join(dir, i.id), Runtime: instant{}, Log: s.log.With("instance", i.id),
+			InstanceID: i.id, StateDir: filepath.Join(dir, i.id), Runtime: instant{}, Log: slog.New(warnings{s.log.Handler()}).With("instance", i.id),
 		})
 		cause := "terminated"
 		if err != nil {
@@ -151,6 +151,17 @@ func (s *Swarm) begin(request providers.LaunchRequest, dir string) {
 		s.tell(i, providers.Event{Kind: providers.InstanceTerminated, InstanceID: i.id, Cause: cause})
 	})
 	s.tell(i, providers.Event{Kind: providers.InstanceRunning, InstanceID: i.id})
+}
+
+// warnings drops what is no warning: agents tell of each pod.
+type warnings struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (warnings) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelWarn }
+
+// WithAttrs implements slog.Handler.
+func (w warnings) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return warnings{w.Handler.WithAttrs(attrs)}
 }
 
 // tell puts an event where watchers find it; mu is held.
