@@ -151,8 +151,8 @@ func receive(stream wire.ControlPlane_SessionClient, n *node, heard *bool) error
 		switch body := message.GetBody().(type) {
 		case *wire.ToAgent_Desired:
 			n.setDesired(body.Desired)
-		case *wire.ToAgent_ReportAck:
-			n.acknowledgeReport(body.ReportAck)
+		case *wire.ToAgent_ReportAcks:
+			n.acknowledgeReports(body.ReportAcks.GetAcks())
 		case *wire.ToAgent_LogAck:
 			n.acknowledgeLog(body.LogAck)
 		default:

@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
@@ -10,33 +9,16 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
-// podKey is all that can change of a pod that a node shall hold.
-type podKey struct {
-	uid      string
-	epoch    uint64
+// toldPod is an attempt as the node was told of it last.
+type toldPod struct {
+	uid string
+	// sent: the node has the pod. It has not if the pod cannot be sent.
+	sent bool
+	// stopping and grace are those of its Stop; zero without one.
 	stopping time.Time
 	grace    int64
-}
-
-// sentPod is an attempt whose pod the node has; not ok if it has none, as the pod cannot be sent.
-type sentPod struct {
-	epoch uint64
-	ok    bool
-}
-
-func keysOf(assignments []engine.Assignment) []podKey {
-	keys := make([]podKey, len(assignments))
-	for i := range assignments {
-		stopping, grace, _, _ := assignments[i].Stop()
-		keys[i] = podKey{assignments[i].UID(), assignments[i].Epoch(), stopping, grace}
-	}
-	return keys
-}
-
-func equalKeys(a, b []podKey) bool {
-	return slices.EqualFunc(a, b, func(x, y podKey) bool {
-		return x.uid == y.uid && x.epoch == y.epoch && x.stopping.Equal(y.stopping) && x.grace == y.grace
-	})
+	// round in which it was desired last.
+	round int
 }
 
 // sameList tells whether two lists of the engine, which never change, are one: most of what is posted concerns other nodes.
@@ -44,38 +26,51 @@ func sameList(a, b []engine.Assignment) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// desired is the message for the assignments, nil if the node was told so already. A pod that no node can run as it is fails at once.
+// desired is the message for the assignments: all of them first, then what has changed; nil if nothing has. A pod that no node can run as it is
+// fails at once.
 func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
-	if s.sent != nil && sameList(s.seen, assignments) {
-		return nil
-	}
-	s.seen = assignments
-	keys := keysOf(assignments)
-	if s.sent != nil && equalKeys(s.sent, keys) {
-		return nil
-	}
-	s.sent = keys
-	s.hub.remember(s.node, assignments)
-	desired := new(wire.Desired)
-	kept := make(map[string]sentPod, len(assignments))
+	desired := &wire.Desired{Changes: s.rounds > 0}
+	s.rounds++
 	for i := range assignments {
-		assignment, uid := &assignments[i], keys[i].uid
-		wanted := &wire.DesiredPod{Uid: uid, Epoch: assignment.Epoch()}
-		sent, known := s.pods[uid]
-		if !known || sent.epoch != assignment.Epoch() {
-			wanted.Pod = s.render(assignment)
-			sent = sentPod{epoch: assignment.Epoch(), ok: wanted.Pod != nil}
+		assignment := &assignments[i]
+		told, known := s.told[assignment.Epoch()]
+		if !known {
+			told = &toldPod{uid: assignment.UID()}
+			s.told[assignment.Epoch()] = told
+			s.hub.remember(s.node, assignment)
 		}
-		kept[uid] = sent
-		if !sent.ok {
+		told.round = s.rounds
+		stopping, grace, reason, stops := assignment.Stop()
+		if known && (!told.sent || stopping.Equal(told.stopping) && grace == told.grace) {
 			continue
 		}
-		if _, grace, reason, stops := assignment.Stop(); stops {
+		wanted := &wire.DesiredPod{Uid: told.uid, Epoch: assignment.Epoch()}
+		if !known {
+			wanted.Pod = s.render(assignment)
+			if told.sent = wanted.Pod != nil; !told.sent {
+				continue
+			}
+		}
+		if stops {
+			told.stopping, told.grace = stopping, grace
 			wanted.Stop = &wire.Stop{GraceSeconds: grace, Reason: reason}
 		}
 		desired.Pods = append(desired.Pods, wanted)
 	}
-	s.pods = kept
+	for epoch, told := range s.told {
+		if len(s.told) == len(assignments) {
+			break // Nothing is left that is not desired.
+		}
+		if told.round != s.rounds {
+			delete(s.told, epoch)
+			if told.sent {
+				desired.Gone = append(desired.Gone, told.uid)
+			}
+		}
+	}
+	if desired.Changes && len(desired.Pods) == 0 && len(desired.Gone) == 0 {
+		return nil
+	}
 	return desired
 }
 

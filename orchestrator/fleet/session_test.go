@@ -128,7 +128,7 @@ func TestANodeIsNotHeardAboutAnotherNodesPods(t *testing.T) {
 	otherSession := other.session()
 	pod := otherSession.pod()
 	for what, message := range map[string]*wire.FromAgent{
-		"report": {Body: &wire.FromAgent_Report{Report: &wire.PodReport{Uid: pod.GetUid(), Epoch: pod.GetEpoch(), Phase: wire.PodReport_SUCCEEDED}}},
+		"report": reports(&wire.PodReport{Uid: pod.GetUid(), Epoch: pod.GetEpoch(), Phase: wire.PodReport_SUCCEEDED}),
 		"output": logOf(pod.GetUid(), 0, "not mine"),
 	} {
 		t.Run(what, func(t *testing.T) {
