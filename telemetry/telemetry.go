@@ -76,6 +76,8 @@ type Telemetry struct {
 	seen  uint64
 	// ended collects the spans that the SDK ends in the course of one fact.
 	ended *collector
+	// exports: there is a destination. Without one no span is made.
+	exports bool
 }
 
 // New opens the trace file and prepares the collector's client, which dials when there is something to export. Wrong settings and a file
@@ -123,6 +125,7 @@ func New(ctx context.Context, options Options) (*Telemetry, error) {
 			return nil, fmt.Errorf("telemetry: %w", errors.Join(err, t.Shutdown(ctx)))
 		}
 		t.sinks = append(t.sinks, s)
+		t.exports = t.exports || destination.client != nil
 		go s.run()
 	}
 	return t, nil
@@ -146,8 +149,11 @@ func (t *Telemetry) Observe(seq uint64, fact *event.Fact) {
 		return
 	}
 	t.seen = seq
-	t.state.apply(fact)
-	spans := t.ended.take()
+	var spans []sdktrace.ReadOnlySpan
+	if t.exports {
+		t.state.apply(fact)
+		spans = t.ended.take()
+	}
 	for _, s := range t.sinks {
 		s.offer(seq, spans)
 	}

@@ -311,7 +311,7 @@ func TestWhatTheLogDoesNotEndIsNotExported(t *testing.T) {
 
 func TestStateOfWhatHasEndedIsForgotten(t *testing.T) {
 	quiet(t)
-	tel := start(t, Options{})
+	tel := start(t, Options{TraceFile: filepath.Join(t.TempDir(), "trace.jsonl")})
 	observe(tel, night())
 	if err := tel.Shutdown(patience(t)); err != nil {
 		t.Fatal(err)

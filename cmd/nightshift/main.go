@@ -70,7 +70,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRun(), newServe(), newAgent(), newProvider())
+	root.AddCommand(newRun(), newServe(), newBench(), newAgent(), newProvider())
 	root.AddCommand(newInspections()...)
 	return root
 }

@@ -108,7 +108,7 @@ func (o *options) checkAgents(chosen []providerChoice) error {
 		return nil
 	}
 	for _, choice := range chosen {
-		if choice.name != "local" && isLoopback(host) {
+		if choice.name == "aws" && isLoopback(host) {
 			return fmt.Errorf("instances of %s cannot reach --agents-listen %s; listen on an address of the network that they are in, as --agents-listen 10.0.0.5:7443", choice.name, o.agentsListen)
 		}
 	}
@@ -145,12 +145,12 @@ func parseProviders(values []string) ([]providerChoice, error) {
 	for _, value := range values {
 		name, file, _ := strings.Cut(value, "=")
 		switch {
-		case name != "local" && name != "aws":
+		case name != "local" && name != "aws" && name != "swarm": // The last is what bench uses.
 			return nil, fmt.Errorf("--provider %s: there is local, and aws=CONFIG.yaml", value)
 		case name == "local" && file != "":
 			return nil, fmt.Errorf("--provider %s: local takes no configuration file; see --nodes", value)
-		case name == "aws" && file == "":
-			return nil, fmt.Errorf("--provider aws needs its configuration: --provider aws=CONFIG.yaml")
+		case name != "local" && file == "":
+			return nil, fmt.Errorf("--provider %s needs its configuration: --provider %s=CONFIG.yaml", name, name)
 		case seen[name]:
 			return nil, fmt.Errorf("--provider %s is given twice", name)
 		}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -43,6 +44,9 @@ type runOptions struct {
 	follow    bool
 }
 
+// runGCPercent lets the heap grow fivefold between collections: that of a run is some 30 MB, and a run does not last.
+const runGCPercent = 400
+
 func newRun() *cobra.Command {
 	options := &runOptions{}
 	command := &cobra.Command{
@@ -54,6 +58,9 @@ func newRun() *cobra.Command {
 		Example: runExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if os.Getenv("GOGC") == "" {
+				debug.SetGCPercent(runGCPercent)
+			}
 			return run(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
 		},
 	}

@@ -17,14 +17,14 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/yaml"
 
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/swarm"
 	"github.com/nightshift-batch/nightshift/orchestrator/admission"
 	"github.com/nightshift-batch/nightshift/orchestrator/archive"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
@@ -51,6 +51,7 @@ type controlPlane struct {
 	telemetry *telemetry.Telemetry
 	decider   policy.Decider
 	plugins   []*plugin.Client
+	opening   chan error // Tells when plugins are complete; nil before and after.
 	narrator  *narrator
 	view      *view.View
 	writer    *writer.Writer
@@ -84,11 +85,12 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
 		{"prepare telemetry", c.openTelemetry},
+		{"start the providers", c.beginProviders}, // Processes of their own, which begin beside this one.
 		{"read the policy", c.openPolicy},
-		{"start the providers", c.openProviders},
 		{"read the log", c.openWriter},
-		{"prepare the fleet", c.openFleet},
 		{"prepare the API", c.openAPI},
+		{"start the providers", c.awaitProviders},
+		{"prepare the fleet", c.openFleet},
 	} {
 		if err := step.do(ctx); err != nil {
 			return c, fmt.Errorf("%s: %w", step.what, err)
@@ -147,6 +149,9 @@ func (c *controlPlane) openProviders(ctx context.Context) error {
 		case "local":
 			config.Command = []string{executable, "provider", "local"}
 			config.Config, err = json.Marshal(localConfig(c.path("providers", "local"), executable, c.settings.nodes))
+		case "swarm":
+			config.Command = []string{executable, "provider", "swarm"}
+			config.Config, err = os.ReadFile(choice.configFile)
 		default:
 			config.Command = []string{besides(executable, "nightshift-provider-"+choice.name)}
 			config.Config, err = readConfig(choice.configFile)
@@ -173,21 +178,13 @@ func (c *controlPlane) readAndLetGo(ctx context.Context) error {
 	return err
 }
 
-// besides returns the executable of that name beside this one, or else its name, for PATH.
-func besides(executable, name string) string {
-	path := filepath.Join(filepath.Dir(executable), name)
-	if _, err := os.Stat(path); err == nil {
-		return path
-	}
-	return name
-}
-
-func readConfig(file string) ([]byte, error) {
-	written, err := os.ReadFile(file)
+// readLog gives the facts of a data directory on which nobody works.
+func readLog(ctx context.Context, dataDir string, observe func(first uint64, facts []*event.Fact)) error {
+	log, err := etcd.Open(ctx, etcd.Options{Dir: filepath.Join(dataDir, "journal"), Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return yaml.YAMLToJSON(written)
+	return errors.Join(writer.Read(ctx, log, observe), log.Close())
 }
 
 // Prices of the simulated types, micro-dollars an hour: those of a c-family large instance, so that receipts look like a cloud's.
@@ -203,6 +200,8 @@ const evictNotice = 30 * time.Second
 // serveLocalProvider is the main function of a local provider's plugin process.
 func serveLocalProvider() error { return plugin.Serve(local.Open) }
 
+func serveSwarm() error { return plugin.Serve(swarm.Open) }
+
 // localConfig offers the number of nodes that was asked for, of a simulated shape; or else the machine itself, once.
 func localConfig(dir, executable string, nodes int) local.Config {
 	offered := local.Type{
@@ -216,15 +215,6 @@ func localConfig(dir, executable string, nodes int) local.Config {
 		offered.PriceMicrosPerHour, offered.OnDemandPriceMicrosPerHour = cores*simulatedSpotPrice/2, cores*simulatedOnDemandPrice/2
 	}
 	return local.Config{Dir: dir, AgentCommand: []string{executable, "agent"}, Types: []local.Type{offered}}
-}
-
-// machineMemory is the machine's memory in bytes, or 1 GiB if the kernel does not tell.
-func machineMemory() int64 {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return 1 << 30
-	}
-	return int64(info.Totalram) * int64(info.Unit)
 }
 
 // openWriter becomes the writer of the log and reads it.

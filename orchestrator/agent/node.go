@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
 	"log/slog"
 	"slices"
 	"sync"
@@ -78,12 +77,21 @@ func newNode(runtime Runtime, log *slog.Logger, logLimit int) *node {
 	return &node{runtime: runtime, log: log, logLimit: logLimit, changed: newSignal(), held: map[string]*held{}}
 }
 
-// setDesired takes the whole list of pods that the node shall hold.
+// setDesired takes the list of pods that the node shall hold, or what changes in it.
 func (n *node) setDesired(d *wire.Desired) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.desired = make(map[string]*wire.DesiredPod, len(d.GetPods()))
+	before := n.desired
+	if !d.GetChanges() || before == nil {
+		n.desired = make(map[string]*wire.DesiredPod, len(d.GetPods()))
+	}
+	for _, uid := range d.GetGone() {
+		delete(n.desired, uid)
+	}
 	for _, p := range d.GetPods() {
+		if known := before[p.GetUid()]; len(p.GetPod()) == 0 && known.GetEpoch() == p.GetEpoch() {
+			p.Pod = known.GetPod()
+		}
 		n.desired[p.GetUid()] = p
 	}
 	n.reconcile()
@@ -129,7 +137,7 @@ func (n *node) start(want *wire.DesiredPod) {
 	h := &held{node: n, uid: want.GetUid(), epoch: want.GetEpoch(), grace: defaultGrace, space: newSpace(n)}
 	n.held[h.uid] = h
 	var pod corev1.Pod
-	err := json.Unmarshal(want.GetPod(), &pod)
+	err := pod.Unmarshal(want.GetPod())
 	switch {
 	case want.GetStop() != nil:
 		// It was to end before it came here, or it ran on this node and was lost with an agent before this one.
@@ -212,10 +220,18 @@ func (n *node) discardOutput(h *held) {
 	}
 }
 
-// acknowledgeReport takes the control plane's word that a report is on record, and with it those before.
-func (n *node) acknowledgeReport(a *wire.ReportAck) {
+// acknowledgeReports takes the control plane's word that reports are on record, and with each those before.
+func (n *node) acknowledgeReports(acks []*wire.ReportAck) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	for _, a := range acks {
+		n.acknowledgeReport(a)
+	}
+	n.changed.tell()
+}
+
+// acknowledgeReport takes one; mu is held.
+func (n *node) acknowledgeReport(a *wire.ReportAck) {
 	h := n.held[a.GetUid()]
 	if h == nil || h.epoch != a.GetEpoch() {
 		return // Forgotten or replaced meanwhile.
@@ -228,7 +244,6 @@ func (n *node) acknowledgeReport(a *wire.ReportAck) {
 	}
 	h.reports = slices.Delete(h.reports, 0, covered)
 	h.sent = max(h.sent-covered, 0)
-	n.changed.tell()
 }
 
 // isCovered says that an acknowledgement is of this report or a later one.
@@ -285,19 +300,8 @@ func (n *node) beginSession() *wire.FromAgent {
 func (n *node) next() (message *wire.FromAgent, changed <-chan struct{}) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, h := range n.held {
-		if h.sent == len(h.reports) {
-			continue
-		}
-		r := h.reports[h.sent]
-		if isEnd(r) {
-			if slices.ContainsFunc(n.streams, func(s *stream) bool { return s.pod == h && s.unsent() }) {
-				continue
-			}
-			h.endTold = true
-		}
-		h.sent++
-		return &wire.FromAgent{Body: &wire.FromAgent_Report{Report: proto.CloneOf(r)}}, nil
+	if reports := n.reportsToSend(); len(reports) > 0 {
+		return &wire.FromAgent{Body: &wire.FromAgent_Reports{Reports: &wire.Reports{Reports: reports}}}, nil
 	}
 	for range n.streams {
 		n.turn++
@@ -306,6 +310,27 @@ func (n *node) next() (message *wire.FromAgent, changed <-chan struct{}) {
 		}
 	}
 	return nil, n.changed.wait()
+}
+
+// maxReports bounds how many reports share a message.
+const maxReports = 256
+
+// reportsToSend takes reports that may be sent now; mu is held.
+func (n *node) reportsToSend() (reports []*wire.PodReport) {
+	for _, h := range n.held {
+		for h.sent < len(h.reports) && len(reports) < maxReports {
+			r := h.reports[h.sent]
+			if isEnd(r) {
+				if slices.ContainsFunc(n.streams, func(s *stream) bool { return s.pod == h && s.unsent() }) {
+					break
+				}
+				h.endTold = true
+			}
+			h.sent++
+			reports = append(reports, proto.CloneOf(r))
+		}
+	}
+	return reports
 }
 
 // drain stops every pod with its own grace and starts none any more. It returns the longest grace.
@@ -320,6 +345,13 @@ func (n *node) drain(reason string) (longest time.Duration) {
 		}
 	}
 	return longest
+}
+
+// size is how many pods are held.
+func (n *node) size() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.held)
 }
 
 // settled says whether no pod runs any more, and whether nothing waits for an acknowledgement either.

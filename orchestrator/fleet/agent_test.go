@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -81,6 +82,27 @@ type conversation struct {
 	t      *testing.T
 	stream grpc.BidiStreamingClient[wire.FromAgent, wire.ToAgent]
 	close  context.CancelFunc
+	// pods that are desired, as the messages so far say.
+	pods []*wire.DesiredPod
+}
+
+// take brings the pods that are desired up to date.
+func (c *conversation) take(desired *wire.Desired) {
+	if !desired.GetChanges() {
+		c.pods = nil
+	}
+	c.pods = slices.DeleteFunc(slices.Clone(c.pods), func(p *wire.DesiredPod) bool { return slices.Contains(desired.GetGone(), p.GetUid()) })
+	for _, p := range desired.GetPods() {
+		at := slices.IndexFunc(c.pods, func(known *wire.DesiredPod) bool { return known.GetUid() == p.GetUid() })
+		if at < 0 {
+			c.pods = append(c.pods, p)
+			continue
+		}
+		if len(p.GetPod()) == 0 {
+			p.Pod = c.pods[at].GetPod()
+		}
+		c.pods[at] = p
+	}
 }
 
 func (a *agent) session(hello ...*wire.PodReport) *conversation {
@@ -112,6 +134,9 @@ func (c *conversation) next(what string, wanted func(*wire.ToAgent) bool) *wire.
 		if err != nil {
 			c.t.Fatalf("waited for %s: %v", what, err)
 		}
+		if desired := message.GetDesired(); desired != nil {
+			c.take(desired)
+		}
 		if wanted(message) {
 			return message
 		}
@@ -121,7 +146,8 @@ func (c *conversation) next(what string, wanted func(*wire.ToAgent) bool) *wire.
 // desired waits for a list of pods that is as wanted.
 func (c *conversation) desired(what string, wanted func([]*wire.DesiredPod) bool) []*wire.DesiredPod {
 	c.t.Helper()
-	return c.next(what, func(m *wire.ToAgent) bool { return m.GetDesired() != nil && wanted(m.GetDesired().GetPods()) }).GetDesired().GetPods()
+	c.next(what, func(m *wire.ToAgent) bool { return m.GetDesired() != nil && wanted(c.pods) })
+	return c.pods
 }
 
 func (c *conversation) pod() *wire.DesiredPod {
@@ -132,16 +158,21 @@ func (c *conversation) pod() *wire.DesiredPod {
 // report sends a report and waits for its acknowledgement.
 func (c *conversation) report(uid string, epoch uint64, phase wire.PodReport_Phase) {
 	c.t.Helper()
-	c.send(&wire.FromAgent{Body: &wire.FromAgent_Report{Report: &wire.PodReport{Uid: uid, Epoch: epoch, Phase: phase}}})
+	c.send(reports(&wire.PodReport{Uid: uid, Epoch: epoch, Phase: phase}))
 	c.acknowledged(uid, epoch, phase)
 }
 
 func (c *conversation) acknowledged(uid string, epoch uint64, phase wire.PodReport_Phase) {
 	c.t.Helper()
 	c.next("the acknowledgement of "+phase.String(), func(m *wire.ToAgent) bool {
-		ack := m.GetReportAck()
-		return ack.GetUid() == uid && ack.GetEpoch() == epoch && ack.GetPhase() == phase
+		return slices.ContainsFunc(m.GetReportAcks().GetAcks(), func(ack *wire.ReportAck) bool {
+			return ack.GetUid() == uid && ack.GetEpoch() == epoch && ack.GetPhase() == phase
+		})
 	})
+}
+
+func reports(r ...*wire.PodReport) *wire.FromAgent {
+	return &wire.FromAgent{Body: &wire.FromAgent_Reports{Reports: &wire.Reports{Reports: r}}}
 }
 
 func (c *conversation) log(uid string, offset int64, text string) {

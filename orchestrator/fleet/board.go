@@ -19,9 +19,48 @@ type board struct {
 	changed chan struct{}
 	// waiters for emptiness.
 	waiters []chan struct{}
+	// nodes are watched each by itself: most posts concern few of them.
+	nodes map[*nodeWatch]bool
 }
 
-func newBoard() *board { return &board{changed: make(chan struct{})} }
+// nodeWatch holds a token in changed when what a node shall hold, or that it is on record, has changed since it was taken.
+type nodeWatch struct {
+	node    string
+	changed chan struct{}
+	// held and recorded are as they were told last; guarded by the board's mu.
+	held     []engine.Assignment
+	recorded bool
+}
+
+func newBoard() *board { return &board{changed: make(chan struct{}), nodes: make(map[*nodeWatch]bool)} }
+
+// watch follows one node, until leave is called.
+func (b *board) watch(node string) (w *nodeWatch, leave func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w = &nodeWatch{node: node, changed: make(chan struct{}, 1)}
+	b.nodes[w] = true
+	w.look(b.effects)
+	return w, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.nodes, w)
+	}
+}
+
+// look tells if the node has changed.
+func (w *nodeWatch) look(effects engine.Effects) {
+	held := effects.Assignments.Of(w.node)
+	_, recorded := instanceOf(effects, w.node)
+	if sameList(w.held, held) && w.recorded == recorded {
+		return
+	}
+	w.held, w.recorded = held, recorded
+	select {
+	case w.changed <- struct{}{}:
+	default: // It has yet to look at the change before.
+	}
+}
 
 func (b *board) post(effects engine.Effects) {
 	b.mu.Lock()
@@ -29,6 +68,9 @@ func (b *board) post(effects engine.Effects) {
 	b.effects, b.posted = effects, true
 	close(b.changed)
 	b.changed = make(chan struct{})
+	for w := range b.nodes {
+		w.look(effects)
+	}
 	if isEmpty(effects) {
 		for _, waiter := range b.waiters {
 			close(waiter)

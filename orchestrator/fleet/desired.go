@@ -1,9 +1,7 @@
 package fleet
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
@@ -11,34 +9,16 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
-// podKey is all that can change of a pod that a node shall hold.
-type podKey struct {
-	uid      string
-	epoch    uint64
+// toldPod is an attempt as the node was told of it last.
+type toldPod struct {
+	uid string
+	// sent: the node has the pod. It has not if the pod cannot be sent.
+	sent bool
+	// stopping and grace are those of its Stop; zero without one.
 	stopping time.Time
 	grace    int64
-}
-
-// renderedPod is a pod as it was sent first, or why it cannot be.
-type renderedPod struct {
-	epoch uint64
-	pod   []byte
-	err   error
-}
-
-func keysOf(assignments []engine.Assignment) []podKey {
-	keys := make([]podKey, len(assignments))
-	for i := range assignments {
-		stopping, grace, _, _ := assignments[i].Stop()
-		keys[i] = podKey{assignments[i].UID(), assignments[i].Epoch(), stopping, grace}
-	}
-	return keys
-}
-
-func equalKeys(a, b []podKey) bool {
-	return slices.EqualFunc(a, b, func(x, y podKey) bool {
-		return x.uid == y.uid && x.epoch == y.epoch && x.stopping.Equal(y.stopping) && x.grace == y.grace
-	})
+	// round in which it was desired last.
+	round int
 }
 
 // sameList tells whether two lists of the engine, which never change, are one: most of what is posted concerns other nodes.
@@ -46,53 +26,68 @@ func sameList(a, b []engine.Assignment) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// desired is the message for the assignments, nil if the node was told so already. A pod that no node can run as it is fails at once.
+// desired is the message for the assignments: all of them first, then what has changed; nil if nothing has. A pod that no node can run as it is
+// fails at once.
 func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
-	if s.sent != nil && sameList(s.seen, assignments) {
-		return nil
-	}
-	s.seen = assignments
-	keys := keysOf(assignments)
-	if s.sent != nil && equalKeys(s.sent, keys) {
-		return nil
-	}
-	s.sent = keys
-	s.hub.remember(s.node, assignments)
-	desired := new(wire.Desired)
-	kept := make(map[string]renderedPod, len(assignments))
+	desired := &wire.Desired{Changes: s.rounds > 0}
+	s.rounds++
 	for i := range assignments {
-		assignment, uid := &assignments[i], keys[i].uid
-		pod, ok := s.rendered[uid]
-		if !ok || pod.epoch != assignment.Epoch() {
-			pod = s.render(assignment)
+		assignment := &assignments[i]
+		told, known := s.told[assignment.Epoch()]
+		if !known {
+			told = &toldPod{uid: assignment.UID()}
+			s.told[assignment.Epoch()] = told
+			s.hub.remember(s.node, assignment)
 		}
-		kept[uid] = pod
-		if pod.err != nil {
+		told.round = s.rounds
+		stopping, grace, reason, stops := assignment.Stop()
+		if known && (!told.sent || stopping.Equal(told.stopping) && grace == told.grace) {
 			continue
 		}
-		wanted := &wire.DesiredPod{Uid: uid, Epoch: assignment.Epoch(), Pod: pod.pod}
-		if _, grace, reason, stops := assignment.Stop(); stops {
+		wanted := &wire.DesiredPod{Uid: told.uid, Epoch: assignment.Epoch()}
+		if !known {
+			wanted.Pod = s.render(assignment)
+			if told.sent = wanted.Pod != nil; !told.sent {
+				continue
+			}
+		}
+		if stops {
+			told.stopping, told.grace = stopping, grace
 			wanted.Stop = &wire.Stop{GraceSeconds: grace, Reason: reason}
 		}
 		desired.Pods = append(desired.Pods, wanted)
 	}
-	s.rendered = kept
+	for epoch, told := range s.told {
+		if len(s.told) == len(assignments) {
+			break // Nothing is left that is not desired.
+		}
+		if told.round != s.rounds {
+			delete(s.told, epoch)
+			if told.sent {
+				desired.Gone = append(desired.Gone, told.uid)
+			}
+		}
+	}
+	if desired.Changes && len(desired.Pods) == 0 && len(desired.Gone) == 0 {
+		return nil
+	}
 	return desired
 }
 
-// render makes the pod's JSON once for an attempt; what changes later is told beside it.
-func (s *session) render(assignment *engine.Assignment) renderedPod {
+// render writes the pod down, once for an attempt and session; what changes later is told beside it. It is nil for a pod that cannot be sent,
+// which then fails.
+func (s *session) render(assignment *engine.Assignment) []byte {
 	pod := job.PodObject(assignment.Job(), assignment.Pod(), 0)
-	rendered := renderedPod{epoch: assignment.Epoch()}
-	if err := s.hub.fleet.config.Images(pod); err != nil {
-		rendered.err = err
-	} else if rendered.pod, err = json.Marshal(pod); err != nil {
-		rendered.err = fmt.Errorf("the pod cannot be written down: %w", err)
+	err := s.hub.fleet.config.Images(pod)
+	if err == nil {
+		var text []byte
+		if text, err = pod.Marshal(); err == nil {
+			return text
+		}
+		err = fmt.Errorf("the pod cannot be written down: %w", err)
 	}
-	if rendered.err != nil {
-		s.hub.work.Go(func() { s.failUnsent(assignment, rendered.err) })
-	}
-	return rendered
+	s.hub.work.Go(func() { s.failUnsent(assignment, err) })
+	return nil
 }
 
 // failUnsent ends a pod that is never sent. Its words are those of a container that cannot be started.

@@ -207,17 +207,15 @@ func (h *hub) end(s *session) {
 	}
 }
 
-// remember keeps whose a pod is that the node was told of.
-func (h *hub) remember(node string, assignments []engine.Assignment) {
+// remember keeps whose a pod is that the node is told of.
+func (h *hub) remember(node string, assignment *engine.Assignment) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.owners[node] == nil {
 		h.owners[node] = make(map[string]podOwner)
 	}
-	for i := range assignments {
-		owner := assignments[i].Job()
-		h.owners[node][assignments[i].UID()] = podOwner{tenant: owner.Namespace, jobUID: string(owner.UID)}
-	}
+	owner := assignment.Job()
+	h.owners[node][assignment.UID()] = podOwner{tenant: owner.Namespace, jobUID: string(owner.UID)}
 }
 
 // ownerOf tells whose a pod is that ran or runs on the node. It is not known for one whose Job was deleted before the node was heard, and

@@ -368,7 +368,7 @@ func TestTheFleetEndsWithTheErrorWhenNothingCanBeSubmitted(t *testing.T) {
 	w.control.mu.Lock()
 	w.control.broken = broken
 	w.control.mu.Unlock()
-	c.send(&wire.FromAgent{Body: &wire.FromAgent_Report{Report: &wire.PodReport{Uid: pod.GetUid(), Epoch: pod.GetEpoch(), Phase: wire.PodReport_RUNNING}}})
+	c.send(reports(&wire.PodReport{Uid: pod.GetUid(), Epoch: pod.GetEpoch(), Phase: wire.PodReport_RUNNING}))
 	if err := receive(t, "the end of the fleet", w.ran); !errors.Is(err, broken) {
 		t.Errorf("Run: %v, want %v", err, broken)
 	}

@@ -46,11 +46,10 @@ type session struct {
 	worked  chan struct{}
 	failure error
 
-	// rendered, seen and sent are the sender's: the pods that the node shall hold, how the engine listed them last, and what the node was told of them
-	// last. discarded is the handler's: pods whose output nobody wants.
-	rendered  map[string]renderedPod
-	seen      []engine.Assignment
-	sent      []podKey
+	// told and rounds are the sender's: the attempts that the node was told of and shall hold still, by epoch, and how often it was told.
+	// discarded is the handler's: pods whose output nobody wants.
+	told      map[uint64]*toldPod
+	rounds    int
 	discarded map[string]bool
 }
 
@@ -60,7 +59,7 @@ func newSession(h *hub, node string) *session {
 		hub: h, node: node, ctx: ctx, cancel: cancel,
 		inbox: make(chan *wire.FromAgent, inboxLength), outbox: make(chan *wire.ToAgent, outboxLength),
 		opened: make(chan struct{}), worked: make(chan struct{}),
-		rendered: make(map[string]renderedPod), discarded: make(map[string]bool),
+		told: make(map[uint64]*toldPod), discarded: make(map[string]bool),
 	}
 }
 
@@ -69,7 +68,9 @@ func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAge
 	s.hub.work.Go(s.handleAll)
 	hello := time.NewTimer(helloTimeout)
 	defer hello.Stop()
-	var changed <-chan struct{}
+	watch, leave := s.hub.fleet.board.watch(s.node)
+	defer leave()
+	var changed <-chan struct{} // Nil until the node is on record as joined.
 	opened, overdue := s.opened, hello.C
 	var parted <-chan time.Time
 	for {
@@ -88,11 +89,10 @@ func (s *session) run(stream grpc.BidiStreamingServer[wire.FromAgent, wire.ToAge
 			}
 			continue
 		case <-opened:
-			opened, overdue = nil, nil
+			opened, overdue, changed = nil, nil, watch.changed
 		case <-changed:
 		}
-		var effects engine.Effects
-		effects, changed, _ = s.hub.fleet.board.read()
+		effects, _, _ := s.hub.fleet.board.read()
 		if desired := s.desired(effects.Assignments.Of(s.node)); desired != nil {
 			if err := stream.Send(&wire.ToAgent{Body: &wire.ToAgent_Desired{Desired: desired}}); err != nil {
 				return s.drain()
@@ -212,8 +212,8 @@ func (s *session) handle(messages []*wire.FromAgent, greeted bool) error {
 		switch body := message.GetBody().(type) {
 		case *wire.FromAgent_Hello:
 			err = s.open(hello)
-		case *wire.FromAgent_Report:
-			reports = append(reports, body.Report)
+		case *wire.FromAgent_Reports:
+			reports = append(reports, body.Reports.GetReports()...)
 		case *wire.FromAgent_Log:
 			err = s.keepLog(body.Log)
 		default:
@@ -302,14 +302,16 @@ func (s *session) report(reports []*wire.PodReport) error {
 			return err
 		}
 	}
-	for _, report := range reports {
-		if err := s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: &wire.ReportAck{
+	if len(reports) == 0 {
+		return nil
+	}
+	acks := make([]*wire.ReportAck, len(reports))
+	for i, report := range reports {
+		acks[i] = &wire.ReportAck{
 			Uid: report.GetUid(), Epoch: report.GetEpoch(), Phase: report.GetPhase(), Restarts: report.GetRestarts(), Revision: report.GetRevision(),
-		}}}); err != nil {
-			return err
 		}
 	}
-	return nil
+	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAcks{ReportAcks: &wire.ReportAcks{Acks: acks}}})
 }
 
 // exitsOf tells how the containers of a pod ended. One that never ran, as an init container had failed before, has no exit.

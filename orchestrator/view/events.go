@@ -8,6 +8,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
@@ -196,25 +198,49 @@ func projectNode(state *engine.State, fact *event.Fact) (subject, said) {
 // eventRecord makes the event of the fact with that number. Its name and UID derive from the number, so that they are the
 // same after a restart.
 func eventRecord(seq uint64, at time.Time, about subject, what said) *Record {
-	kind, namespace := corev1.EventTypeNormal, about.namespace
-	if what.warning {
-		kind = corev1.EventTypeWarning
-	}
+	namespace := about.namespace
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault // as for the events of Kubernetes' nodes
 	}
-	when := metav1.NewTime(at)
-	shown := &corev1.Event{
+	name := make([]byte, 0, len(about.name)+1+16)
+	name = append(append(name, about.name...), '.')
+	for shift := 60; shift >= 0; shift -= 4 {
+		name = append(name, "0123456789abcdef"[seq>>shift&0xf])
+	}
+	key := Key{namespace, string(name)}
+	return &Record{key: key, id: eventID(key), version: seq, content: &eventContent{key, seq, at, about, what}}
+}
+
+// eventContent is an event as it was told. Most are never looked at, so the object is made when somebody asks.
+type eventContent struct {
+	key   Key
+	seq   uint64
+	at    time.Time
+	about subject
+	what  said
+}
+
+func (c *eventContent) labels() labels.Labels  { return labels.Set(nil) }
+func (c *eventContent) fields() fields.Set     { return eventFields(c.event()) }
+func (c *eventContent) object() runtime.Object { return c.event() }
+
+func (c *eventContent) event() *corev1.Event {
+	kind := corev1.EventTypeNormal
+	if c.what.warning {
+		kind = corev1.EventTypeWarning
+	}
+	when := metav1.NewTime(c.at)
+	return &corev1.Event{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: fmt.Sprintf("%s.%016x", about.name, seq), Namespace: namespace, UID: types.UID(uidOf("event", seq, about.uid)), CreationTimestamp: when,
+			Name: c.key.Name, Namespace: c.key.Namespace, UID: types.UID(uidOf("event", c.seq, c.about.uid)), CreationTimestamp: when,
 		},
-		InvolvedObject: corev1.ObjectReference{APIVersion: about.apiVersion, Kind: about.kind, Namespace: about.namespace, Name: about.name, UID: types.UID(about.uid)},
-		Reason:         what.reason, Message: what.message, Type: kind, Count: 1, FirstTimestamp: when, LastTimestamp: when,
-		Source: corev1.EventSource{Component: what.by}, ReportingController: what.by,
+		InvolvedObject: corev1.ObjectReference{
+			APIVersion: c.about.apiVersion, Kind: c.about.kind, Namespace: c.about.namespace, Name: c.about.name, UID: types.UID(c.about.uid),
+		},
+		Reason: c.what.reason, Message: c.what.message, Type: kind, Count: 1, FirstTimestamp: when, LastTimestamp: when,
+		Source: corev1.EventSource{Component: c.what.by}, ReportingController: c.what.by,
 	}
-	key := Key{namespace, shown.Name}
-	return &Record{key: key, id: eventID(key), version: seq, content: &fixedContent{shown: shown, selectable: eventFields(shown)}}
 }
 
 func eventID(key Key) string { return key.Namespace + "/" + key.Name }

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -213,23 +212,29 @@ func (c *controlPlane) receive(from *fakeSession, message *wire.FromAgent) {
 			return // The tail of a session that was lost.
 		}
 		switch body := message.GetBody().(type) {
-		case *wire.FromAgent_Report:
-			r := body.Report
-			if before := c.last(r.GetUid()); before != nil && before.GetEpoch() < r.GetEpoch() {
-				// What follows is the new attempt's.
-				key := logKey(r.GetUid(), 0)
-				delete(c.received, key)
-				delete(c.kept, key)
-				delete(c.ended, key)
-			}
-			c.reports = append(c.reports, r)
-			if c.ackReports {
-				c.acknowledge(from, r)
+		case *wire.FromAgent_Reports:
+			for _, r := range body.Reports.GetReports() {
+				c.receiveReport(from, r)
 			}
 		case *wire.FromAgent_Log:
 			c.receiveLog(from, body.Log)
 		}
 	})
+}
+
+// receiveReport takes one; the lock is held.
+func (c *controlPlane) receiveReport(from *fakeSession, r *wire.PodReport) {
+	if before := c.last(r.GetUid()); before != nil && before.GetEpoch() < r.GetEpoch() {
+		// What follows is the new attempt's.
+		key := logKey(r.GetUid(), 0)
+		delete(c.received, key)
+		delete(c.kept, key)
+		delete(c.ended, key)
+	}
+	c.reports = append(c.reports, r)
+	if c.ackReports {
+		c.acknowledge(from, r)
+	}
 }
 
 // acknowledge says that a report is on record; the lock is held.
@@ -238,7 +243,7 @@ func (c *controlPlane) acknowledge(to *fakeSession, r *wire.PodReport) {
 	if c.bareAcks {
 		ack.Revision = 0
 	}
-	to.send <- &wire.ToAgent{Body: &wire.ToAgent_ReportAck{ReportAck: ack}}
+	to.send <- &wire.ToAgent{Body: &wire.ToAgent_ReportAcks{ReportAcks: &wire.ReportAcks{Acks: []*wire.ReportAck{ack}}}}
 }
 
 func (c *controlPlane) receiveLog(from *fakeSession, l *wire.LogChunk) {
@@ -379,7 +384,7 @@ func beside(c corev1.Container) corev1.Container {
 func podOf(uid string, epoch uint64, init, apps []corev1.Container) *wire.DesiredPod {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, InitContainers: init, Containers: apps}}
 	pod.Name, pod.Namespace = uid, "night"
-	raw, err := json.Marshal(pod)
+	raw, err := pod.Marshal()
 	if err != nil {
 		panic(err)
 	}

@@ -6,8 +6,8 @@
 
 // The protocol between an agent and its control plane: join once, then one session at a time.
 //
-// A session is level-triggered both ways. The control plane sends the whole list of pods that it wants on the node whenever that
-// list changes; the agent starts what is new, stops what is to stop, and reports. What the agent reports it repeats after a
+// A session is level-triggered both ways. The control plane sends the whole list of pods that it wants on the node, and then what of the list
+// changes; the agent starts what is new, stops what is to stop, and reports. What the agent reports it repeats after a
 // reconnect until it is acknowledged, so a report is delivered at least once; the control plane tells attempts apart by epoch.
 
 package wire
@@ -82,7 +82,7 @@ func (x PodReport_Phase) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodReport_Phase.Descriptor instead.
 func (PodReport_Phase) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{8, 0}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type JoinRequest struct {
@@ -206,7 +206,7 @@ type FromAgent struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*FromAgent_Hello
-	//	*FromAgent_Report
+	//	*FromAgent_Reports
 	//	*FromAgent_Log
 	Body          isFromAgent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -259,10 +259,10 @@ func (x *FromAgent) GetHello() *Hello {
 	return nil
 }
 
-func (x *FromAgent) GetReport() *PodReport {
+func (x *FromAgent) GetReports() *Reports {
 	if x != nil {
-		if x, ok := x.Body.(*FromAgent_Report); ok {
-			return x.Report
+		if x, ok := x.Body.(*FromAgent_Reports); ok {
+			return x.Reports
 		}
 	}
 	return nil
@@ -285,8 +285,8 @@ type FromAgent_Hello struct {
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
 }
 
-type FromAgent_Report struct {
-	Report *PodReport `protobuf:"bytes,2,opt,name=report,proto3,oneof"`
+type FromAgent_Reports struct {
+	Reports *Reports `protobuf:"bytes,2,opt,name=reports,proto3,oneof"`
 }
 
 type FromAgent_Log struct {
@@ -295,9 +295,54 @@ type FromAgent_Log struct {
 
 func (*FromAgent_Hello) isFromAgent_Body() {}
 
-func (*FromAgent_Report) isFromAgent_Body() {}
+func (*FromAgent_Reports) isFromAgent_Body() {}
 
 func (*FromAgent_Log) isFromAgent_Body() {}
+
+// Reports are what has become of pods; those of one pod in order.
+type Reports struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reports       []*PodReport           `protobuf:"bytes,1,rep,name=reports,proto3" json:"reports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reports) Reset() {
+	*x = Reports{}
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reports) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reports) ProtoMessage() {}
+
+func (x *Reports) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reports.ProtoReflect.Descriptor instead.
+func (*Reports) Descriptor() ([]byte, []int) {
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Reports) GetReports() []*PodReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
 
 // Hello opens a session.
 type Hello struct {
@@ -310,7 +355,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[3]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -322,7 +367,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[3]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -335,7 +380,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{3}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetPods() []*PodReport {
@@ -350,7 +395,7 @@ type ToAgent struct {
 	// Types that are valid to be assigned to Body:
 	//
 	//	*ToAgent_Desired
-	//	*ToAgent_ReportAck
+	//	*ToAgent_ReportAcks
 	//	*ToAgent_LogAck
 	Body          isToAgent_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
@@ -359,7 +404,7 @@ type ToAgent struct {
 
 func (x *ToAgent) Reset() {
 	*x = ToAgent{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[4]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +416,7 @@ func (x *ToAgent) String() string {
 func (*ToAgent) ProtoMessage() {}
 
 func (x *ToAgent) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[4]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +429,7 @@ func (x *ToAgent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ToAgent.ProtoReflect.Descriptor instead.
 func (*ToAgent) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{4}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ToAgent) GetBody() isToAgent_Body {
@@ -403,10 +448,10 @@ func (x *ToAgent) GetDesired() *Desired {
 	return nil
 }
 
-func (x *ToAgent) GetReportAck() *ReportAck {
+func (x *ToAgent) GetReportAcks() *ReportAcks {
 	if x != nil {
-		if x, ok := x.Body.(*ToAgent_ReportAck); ok {
-			return x.ReportAck
+		if x, ok := x.Body.(*ToAgent_ReportAcks); ok {
+			return x.ReportAcks
 		}
 	}
 	return nil
@@ -429,8 +474,8 @@ type ToAgent_Desired struct {
 	Desired *Desired `protobuf:"bytes,1,opt,name=desired,proto3,oneof"`
 }
 
-type ToAgent_ReportAck struct {
-	ReportAck *ReportAck `protobuf:"bytes,2,opt,name=report_ack,json=reportAck,proto3,oneof"`
+type ToAgent_ReportAcks struct {
+	ReportAcks *ReportAcks `protobuf:"bytes,2,opt,name=report_acks,json=reportAcks,proto3,oneof"`
 }
 
 type ToAgent_LogAck struct {
@@ -439,22 +484,25 @@ type ToAgent_LogAck struct {
 
 func (*ToAgent_Desired) isToAgent_Body() {}
 
-func (*ToAgent_ReportAck) isToAgent_Body() {}
+func (*ToAgent_ReportAcks) isToAgent_Body() {}
 
 func (*ToAgent_LogAck) isToAgent_Body() {}
 
-// Desired is all that the node shall hold. A pod that the agent holds and that is not in the list is forgotten if it has
-// ended and killed at once if it has not.
+// Desired is all that the node shall hold, or, with changes set, what differs from what was desired before in the session. A pod that the agent
+// holds and that is not desired is forgotten if it has ended and killed at once if it has not.
 type Desired struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Pods          []*DesiredPod          `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Pods  []*DesiredPod          `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"`
+	// pods are those that are new or have changed, and gone are UIDs that are not desired any more.
+	Changes       bool     `protobuf:"varint,2,opt,name=changes,proto3" json:"changes,omitempty"`
+	Gone          []string `protobuf:"bytes,3,rep,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Desired) Reset() {
 	*x = Desired{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[5]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +514,7 @@ func (x *Desired) String() string {
 func (*Desired) ProtoMessage() {}
 
 func (x *Desired) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[5]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +527,7 @@ func (x *Desired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Desired.ProtoReflect.Descriptor instead.
 func (*Desired) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{5}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Desired) GetPods() []*DesiredPod {
@@ -489,11 +537,25 @@ func (x *Desired) GetPods() []*DesiredPod {
 	return nil
 }
 
+func (x *Desired) GetChanges() bool {
+	if x != nil {
+		return x.Changes
+	}
+	return false
+}
+
+func (x *Desired) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
 type DesiredPod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	Epoch uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// The rendered v1.Pod, JSON.
+	// The rendered v1.Pod in Kubernetes' protobuf encoding (k8s.io/api/core/v1/generated.proto); empty when an earlier list of the session had it, for the same epoch.
 	Pod []byte `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
 	// Set when the pod is to end: SIGTERM now, SIGKILL after the grace.
 	Stop          *Stop `protobuf:"bytes,4,opt,name=stop,proto3" json:"stop,omitempty"`
@@ -503,7 +565,7 @@ type DesiredPod struct {
 
 func (x *DesiredPod) Reset() {
 	*x = DesiredPod{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[6]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +577,7 @@ func (x *DesiredPod) String() string {
 func (*DesiredPod) ProtoMessage() {}
 
 func (x *DesiredPod) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[6]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +590,7 @@ func (x *DesiredPod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredPod.ProtoReflect.Descriptor instead.
 func (*DesiredPod) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{6}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DesiredPod) GetUid() string {
@@ -569,7 +631,7 @@ type Stop struct {
 
 func (x *Stop) Reset() {
 	*x = Stop{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[7]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +643,7 @@ func (x *Stop) String() string {
 func (*Stop) ProtoMessage() {}
 
 func (x *Stop) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[7]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +656,7 @@ func (x *Stop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stop.ProtoReflect.Descriptor instead.
 func (*Stop) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{7}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Stop) GetGraceSeconds() int64 {
@@ -637,7 +699,7 @@ type PodReport struct {
 
 func (x *PodReport) Reset() {
 	*x = PodReport{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[8]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +711,7 @@ func (x *PodReport) String() string {
 func (*PodReport) ProtoMessage() {}
 
 func (x *PodReport) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[8]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +724,7 @@ func (x *PodReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodReport.ProtoReflect.Descriptor instead.
 func (*PodReport) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{8}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PodReport) GetUid() string {
@@ -749,7 +811,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +823,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[9]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +836,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{9}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ContainerStatus) GetName() string {
@@ -872,7 +934,7 @@ type ContainerWaiting struct {
 
 func (x *ContainerWaiting) Reset() {
 	*x = ContainerWaiting{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +946,7 @@ func (x *ContainerWaiting) String() string {
 func (*ContainerWaiting) ProtoMessage() {}
 
 func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[10]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +959,7 @@ func (x *ContainerWaiting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerWaiting.ProtoReflect.Descriptor instead.
 func (*ContainerWaiting) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{10}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContainerWaiting) GetReason() string {
@@ -923,7 +985,7 @@ type ContainerRunning struct {
 
 func (x *ContainerRunning) Reset() {
 	*x = ContainerRunning{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +997,7 @@ func (x *ContainerRunning) String() string {
 func (*ContainerRunning) ProtoMessage() {}
 
 func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[11]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1010,7 @@ func (x *ContainerRunning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerRunning.ProtoReflect.Descriptor instead.
 func (*ContainerRunning) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{11}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainerRunning) GetStartedUnixNano() int64 {
@@ -977,7 +1039,7 @@ type ContainerTerminated struct {
 
 func (x *ContainerTerminated) Reset() {
 	*x = ContainerTerminated{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1051,7 @@ func (x *ContainerTerminated) String() string {
 func (*ContainerTerminated) ProtoMessage() {}
 
 func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[12]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1064,7 @@ func (x *ContainerTerminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerTerminated.ProtoReflect.Descriptor instead.
 func (*ContainerTerminated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{12}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ContainerTerminated) GetExitCode() int32 {
@@ -1047,6 +1109,50 @@ func (x *ContainerTerminated) GetFinishedUnixNano() int64 {
 	return 0
 }
 
+type ReportAcks struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Acks          []*ReportAck           `protobuf:"bytes,1,rep,name=acks,proto3" json:"acks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportAcks) Reset() {
+	*x = ReportAcks{}
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportAcks) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportAcks) ProtoMessage() {}
+
+func (x *ReportAcks) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportAcks.ProtoReflect.Descriptor instead.
+func (*ReportAcks) Descriptor() ([]byte, []int) {
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReportAcks) GetAcks() []*ReportAck {
+	if x != nil {
+		return x.Acks
+	}
+	return nil
+}
+
 // ReportAck: the fact of this report is durable. Reports of a pod are acknowledged in order.
 type ReportAck struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1062,7 +1168,7 @@ type ReportAck struct {
 
 func (x *ReportAck) Reset() {
 	*x = ReportAck{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[13]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1180,7 @@ func (x *ReportAck) String() string {
 func (*ReportAck) ProtoMessage() {}
 
 func (x *ReportAck) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[13]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1193,7 @@ func (x *ReportAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAck.ProtoReflect.Descriptor instead.
 func (*ReportAck) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{13}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReportAck) GetUid() string {
@@ -1143,7 +1249,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[14]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1261,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[14]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1274,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{14}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogChunk) GetPodUid() string {
@@ -1227,7 +1333,7 @@ type LogAck struct {
 
 func (x *LogAck) Reset() {
 	*x = LogAck{}
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[15]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1345,7 @@ func (x *LogAck) String() string {
 func (*LogAck) ProtoMessage() {}
 
 func (x *LogAck) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[15]
+	mi := &file_orchestrator_agent_wire_wire_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1358,7 @@ func (x *LogAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogAck.ProtoReflect.Descriptor instead.
 func (*LogAck) Descriptor() ([]byte, []int) {
-	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{15}
+	return file_orchestrator_agent_wire_wire_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LogAck) GetPodUid() string {
@@ -1305,19 +1411,23 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\vcertificate\x18\x02 \x01(\fR\vcertificate\"\xb4\x01\n" +
 	"\tFromAgent\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.nightshift.agent.v1.HelloH\x00R\x05hello\x128\n" +
-	"\x06report\x18\x02 \x01(\v2\x1e.nightshift.agent.v1.PodReportH\x00R\x06report\x121\n" +
+	"\areports\x18\x02 \x01(\v2\x1c.nightshift.agent.v1.ReportsH\x00R\areports\x121\n" +
 	"\x03log\x18\x03 \x01(\v2\x1d.nightshift.agent.v1.LogChunkH\x00R\x03logB\x06\n" +
-	"\x04body\";\n" +
+	"\x04body\"C\n" +
+	"\aReports\x128\n" +
+	"\areports\x18\x01 \x03(\v2\x1e.nightshift.agent.v1.PodReportR\areports\";\n" +
 	"\x05Hello\x122\n" +
-	"\x04pods\x18\x01 \x03(\v2\x1e.nightshift.agent.v1.PodReportR\x04pods\"\xc4\x01\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1e.nightshift.agent.v1.PodReportR\x04pods\"\xc7\x01\n" +
 	"\aToAgent\x128\n" +
-	"\adesired\x18\x01 \x01(\v2\x1c.nightshift.agent.v1.DesiredH\x00R\adesired\x12?\n" +
-	"\n" +
-	"report_ack\x18\x02 \x01(\v2\x1e.nightshift.agent.v1.ReportAckH\x00R\treportAck\x126\n" +
+	"\adesired\x18\x01 \x01(\v2\x1c.nightshift.agent.v1.DesiredH\x00R\adesired\x12B\n" +
+	"\vreport_acks\x18\x02 \x01(\v2\x1f.nightshift.agent.v1.ReportAcksH\x00R\n" +
+	"reportAcks\x126\n" +
 	"\alog_ack\x18\x03 \x01(\v2\x1b.nightshift.agent.v1.LogAckH\x00R\x06logAckB\x06\n" +
-	"\x04body\">\n" +
+	"\x04body\"l\n" +
 	"\aDesired\x123\n" +
-	"\x04pods\x18\x01 \x03(\v2\x1f.nightshift.agent.v1.DesiredPodR\x04pods\"u\n" +
+	"\x04pods\x18\x01 \x03(\v2\x1f.nightshift.agent.v1.DesiredPodR\x04pods\x12\x18\n" +
+	"\achanges\x18\x02 \x01(\bR\achanges\x12\x12\n" +
+	"\x04gone\x18\x03 \x03(\tR\x04gone\"u\n" +
 	"\n" +
 	"DesiredPod\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
@@ -1368,7 +1478,10 @@ const file_orchestrator_agent_wire_wire_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12*\n" +
 	"\x11started_unix_nano\x18\x05 \x01(\x03R\x0fstartedUnixNano\x12,\n" +
-	"\x12finished_unix_nano\x18\x06 \x01(\x03R\x10finishedUnixNano\"\xa7\x01\n" +
+	"\x12finished_unix_nano\x18\x06 \x01(\x03R\x10finishedUnixNano\"@\n" +
+	"\n" +
+	"ReportAcks\x122\n" +
+	"\x04acks\x18\x01 \x03(\v2\x1e.nightshift.agent.v1.ReportAckR\x04acks\"\xa7\x01\n" +
 	"\tReportAck\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12:\n" +
@@ -1405,52 +1518,56 @@ func file_orchestrator_agent_wire_wire_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_agent_wire_wire_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_agent_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_orchestrator_agent_wire_wire_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_orchestrator_agent_wire_wire_proto_goTypes = []any{
 	(PodReport_Phase)(0),        // 0: nightshift.agent.v1.PodReport.Phase
 	(*JoinRequest)(nil),         // 1: nightshift.agent.v1.JoinRequest
 	(*JoinResponse)(nil),        // 2: nightshift.agent.v1.JoinResponse
 	(*FromAgent)(nil),           // 3: nightshift.agent.v1.FromAgent
-	(*Hello)(nil),               // 4: nightshift.agent.v1.Hello
-	(*ToAgent)(nil),             // 5: nightshift.agent.v1.ToAgent
-	(*Desired)(nil),             // 6: nightshift.agent.v1.Desired
-	(*DesiredPod)(nil),          // 7: nightshift.agent.v1.DesiredPod
-	(*Stop)(nil),                // 8: nightshift.agent.v1.Stop
-	(*PodReport)(nil),           // 9: nightshift.agent.v1.PodReport
-	(*ContainerStatus)(nil),     // 10: nightshift.agent.v1.ContainerStatus
-	(*ContainerWaiting)(nil),    // 11: nightshift.agent.v1.ContainerWaiting
-	(*ContainerRunning)(nil),    // 12: nightshift.agent.v1.ContainerRunning
-	(*ContainerTerminated)(nil), // 13: nightshift.agent.v1.ContainerTerminated
-	(*ReportAck)(nil),           // 14: nightshift.agent.v1.ReportAck
-	(*LogChunk)(nil),            // 15: nightshift.agent.v1.LogChunk
-	(*LogAck)(nil),              // 16: nightshift.agent.v1.LogAck
+	(*Reports)(nil),             // 4: nightshift.agent.v1.Reports
+	(*Hello)(nil),               // 5: nightshift.agent.v1.Hello
+	(*ToAgent)(nil),             // 6: nightshift.agent.v1.ToAgent
+	(*Desired)(nil),             // 7: nightshift.agent.v1.Desired
+	(*DesiredPod)(nil),          // 8: nightshift.agent.v1.DesiredPod
+	(*Stop)(nil),                // 9: nightshift.agent.v1.Stop
+	(*PodReport)(nil),           // 10: nightshift.agent.v1.PodReport
+	(*ContainerStatus)(nil),     // 11: nightshift.agent.v1.ContainerStatus
+	(*ContainerWaiting)(nil),    // 12: nightshift.agent.v1.ContainerWaiting
+	(*ContainerRunning)(nil),    // 13: nightshift.agent.v1.ContainerRunning
+	(*ContainerTerminated)(nil), // 14: nightshift.agent.v1.ContainerTerminated
+	(*ReportAcks)(nil),          // 15: nightshift.agent.v1.ReportAcks
+	(*ReportAck)(nil),           // 16: nightshift.agent.v1.ReportAck
+	(*LogChunk)(nil),            // 17: nightshift.agent.v1.LogChunk
+	(*LogAck)(nil),              // 18: nightshift.agent.v1.LogAck
 }
 var file_orchestrator_agent_wire_wire_proto_depIdxs = []int32{
-	4,  // 0: nightshift.agent.v1.FromAgent.hello:type_name -> nightshift.agent.v1.Hello
-	9,  // 1: nightshift.agent.v1.FromAgent.report:type_name -> nightshift.agent.v1.PodReport
-	15, // 2: nightshift.agent.v1.FromAgent.log:type_name -> nightshift.agent.v1.LogChunk
-	9,  // 3: nightshift.agent.v1.Hello.pods:type_name -> nightshift.agent.v1.PodReport
-	6,  // 4: nightshift.agent.v1.ToAgent.desired:type_name -> nightshift.agent.v1.Desired
-	14, // 5: nightshift.agent.v1.ToAgent.report_ack:type_name -> nightshift.agent.v1.ReportAck
-	16, // 6: nightshift.agent.v1.ToAgent.log_ack:type_name -> nightshift.agent.v1.LogAck
-	7,  // 7: nightshift.agent.v1.Desired.pods:type_name -> nightshift.agent.v1.DesiredPod
-	8,  // 8: nightshift.agent.v1.DesiredPod.stop:type_name -> nightshift.agent.v1.Stop
-	0,  // 9: nightshift.agent.v1.PodReport.phase:type_name -> nightshift.agent.v1.PodReport.Phase
-	10, // 10: nightshift.agent.v1.PodReport.containers:type_name -> nightshift.agent.v1.ContainerStatus
-	11, // 11: nightshift.agent.v1.ContainerStatus.waiting:type_name -> nightshift.agent.v1.ContainerWaiting
-	12, // 12: nightshift.agent.v1.ContainerStatus.running:type_name -> nightshift.agent.v1.ContainerRunning
-	13, // 13: nightshift.agent.v1.ContainerStatus.terminated:type_name -> nightshift.agent.v1.ContainerTerminated
-	13, // 14: nightshift.agent.v1.ContainerStatus.last:type_name -> nightshift.agent.v1.ContainerTerminated
-	0,  // 15: nightshift.agent.v1.ReportAck.phase:type_name -> nightshift.agent.v1.PodReport.Phase
-	1,  // 16: nightshift.agent.v1.ControlPlane.Join:input_type -> nightshift.agent.v1.JoinRequest
-	3,  // 17: nightshift.agent.v1.ControlPlane.Session:input_type -> nightshift.agent.v1.FromAgent
-	2,  // 18: nightshift.agent.v1.ControlPlane.Join:output_type -> nightshift.agent.v1.JoinResponse
-	5,  // 19: nightshift.agent.v1.ControlPlane.Session:output_type -> nightshift.agent.v1.ToAgent
-	18, // [18:20] is the sub-list for method output_type
-	16, // [16:18] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	5,  // 0: nightshift.agent.v1.FromAgent.hello:type_name -> nightshift.agent.v1.Hello
+	4,  // 1: nightshift.agent.v1.FromAgent.reports:type_name -> nightshift.agent.v1.Reports
+	17, // 2: nightshift.agent.v1.FromAgent.log:type_name -> nightshift.agent.v1.LogChunk
+	10, // 3: nightshift.agent.v1.Reports.reports:type_name -> nightshift.agent.v1.PodReport
+	10, // 4: nightshift.agent.v1.Hello.pods:type_name -> nightshift.agent.v1.PodReport
+	7,  // 5: nightshift.agent.v1.ToAgent.desired:type_name -> nightshift.agent.v1.Desired
+	15, // 6: nightshift.agent.v1.ToAgent.report_acks:type_name -> nightshift.agent.v1.ReportAcks
+	18, // 7: nightshift.agent.v1.ToAgent.log_ack:type_name -> nightshift.agent.v1.LogAck
+	8,  // 8: nightshift.agent.v1.Desired.pods:type_name -> nightshift.agent.v1.DesiredPod
+	9,  // 9: nightshift.agent.v1.DesiredPod.stop:type_name -> nightshift.agent.v1.Stop
+	0,  // 10: nightshift.agent.v1.PodReport.phase:type_name -> nightshift.agent.v1.PodReport.Phase
+	11, // 11: nightshift.agent.v1.PodReport.containers:type_name -> nightshift.agent.v1.ContainerStatus
+	12, // 12: nightshift.agent.v1.ContainerStatus.waiting:type_name -> nightshift.agent.v1.ContainerWaiting
+	13, // 13: nightshift.agent.v1.ContainerStatus.running:type_name -> nightshift.agent.v1.ContainerRunning
+	14, // 14: nightshift.agent.v1.ContainerStatus.terminated:type_name -> nightshift.agent.v1.ContainerTerminated
+	14, // 15: nightshift.agent.v1.ContainerStatus.last:type_name -> nightshift.agent.v1.ContainerTerminated
+	16, // 16: nightshift.agent.v1.ReportAcks.acks:type_name -> nightshift.agent.v1.ReportAck
+	0,  // 17: nightshift.agent.v1.ReportAck.phase:type_name -> nightshift.agent.v1.PodReport.Phase
+	1,  // 18: nightshift.agent.v1.ControlPlane.Join:input_type -> nightshift.agent.v1.JoinRequest
+	3,  // 19: nightshift.agent.v1.ControlPlane.Session:input_type -> nightshift.agent.v1.FromAgent
+	2,  // 20: nightshift.agent.v1.ControlPlane.Join:output_type -> nightshift.agent.v1.JoinResponse
+	6,  // 21: nightshift.agent.v1.ControlPlane.Session:output_type -> nightshift.agent.v1.ToAgent
+	20, // [20:22] is the sub-list for method output_type
+	18, // [18:20] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_agent_wire_wire_proto_init() }
@@ -1460,15 +1577,15 @@ func file_orchestrator_agent_wire_wire_proto_init() {
 	}
 	file_orchestrator_agent_wire_wire_proto_msgTypes[2].OneofWrappers = []any{
 		(*FromAgent_Hello)(nil),
-		(*FromAgent_Report)(nil),
+		(*FromAgent_Reports)(nil),
 		(*FromAgent_Log)(nil),
 	}
-	file_orchestrator_agent_wire_wire_proto_msgTypes[4].OneofWrappers = []any{
+	file_orchestrator_agent_wire_wire_proto_msgTypes[5].OneofWrappers = []any{
 		(*ToAgent_Desired)(nil),
-		(*ToAgent_ReportAck)(nil),
+		(*ToAgent_ReportAcks)(nil),
 		(*ToAgent_LogAck)(nil),
 	}
-	file_orchestrator_agent_wire_wire_proto_msgTypes[9].OneofWrappers = []any{
+	file_orchestrator_agent_wire_wire_proto_msgTypes[10].OneofWrappers = []any{
 		(*ContainerStatus_Waiting)(nil),
 		(*ContainerStatus_Running)(nil),
 		(*ContainerStatus_Terminated)(nil),
@@ -1479,7 +1596,7 @@ func file_orchestrator_agent_wire_wire_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_agent_wire_wire_proto_rawDesc), len(file_orchestrator_agent_wire_wire_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

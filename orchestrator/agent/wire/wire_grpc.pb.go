@@ -6,8 +6,8 @@
 
 // The protocol between an agent and its control plane: join once, then one session at a time.
 //
-// A session is level-triggered both ways. The control plane sends the whole list of pods that it wants on the node whenever that
-// list changes; the agent starts what is new, stops what is to stop, and reports. What the agent reports it repeats after a
+// A session is level-triggered both ways. The control plane sends the whole list of pods that it wants on the node, and then what of the list
+// changes; the agent starts what is new, stops what is to stop, and reports. What the agent reports it repeats after a
 // reconnect until it is acknowledged, so a report is delivered at least once; the control plane tells attempts apart by epoch.
 
 package wire
