@@ -84,6 +84,24 @@ func TestTheFirstRuleThatMatchesTheExitCodeDecidesAboutARestart(t *testing.T) {
 		if end.Phase != wire.PodReport_SUCCEEDED || end.Restarts != 1 {
 			t.Errorf("end %v %s", end, states(end))
 		}
+		end, _ = runToEnd(t, podOf(never, nil, containers{
+			own(run("main", "exit 9"), corev1.ContainerRestartPolicyNever, onCodes("Ponder", corev1.ContainerRestartRuleOnExitCodesOpIn, 9),
+				onCodes(corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleOnExitCodesOpIn, 9)),
+		}))
+		if end.Phase != wire.PodReport_FAILED || end.Restarts != 0 {
+			t.Errorf("a later rule was asked: end %v %s", end, states(end))
+		}
+	})
+	t.Run("a restart alone goes before one of everything where its rule comes first", func(t *testing.T) {
+		end, _ := runToEnd(t, podOf(never, nil, containers{
+			own(run("main", counted("m", "1) exit 42;;")), corev1.ContainerRestartPolicyNever,
+				onCodes(corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleOnExitCodesOpIn, 42),
+				onCodes(corev1.ContainerRestartRuleActionRestartAllContainers, corev1.ContainerRestartRuleOnExitCodesOpNotIn, 0)),
+			run("beside", "true"),
+		}))
+		if end.Phase != wire.PodReport_SUCCEEDED || states(end) != "main Completed(0) x1, beside Completed(0)" {
+			t.Errorf("end %v %s", end, states(end))
+		}
 	})
 }
 
