@@ -11,7 +11,6 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
-	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 // helloTimeout is how long an agent may take to say Hello.
@@ -312,25 +311,6 @@ func (s *session) report(reports []*wire.PodReport) error {
 		}
 	}
 	return s.send(&wire.ToAgent{Body: &wire.ToAgent_ReportAcks{ReportAcks: &wire.ReportAcks{Acks: acks}}})
-}
-
-// exitsOf tells how the containers of a pod ended. One that never ran, as an init container had failed before, has no exit.
-func exitsOf(containers []*wire.ContainerStatus) []job.Exit {
-	var exits []job.Exit
-	for _, container := range containers {
-		ended := container.GetTerminated()
-		if ended == nil {
-			ended = container.GetLast()
-		}
-		if ended == nil {
-			continue
-		}
-		exits = append(exits, job.Exit{
-			Container: container.GetName(), Code: ended.GetExitCode(), Init: container.GetInit(), Restarts: container.GetRestarts(),
-			Reason: ended.GetReason(), Message: ended.GetMessage(),
-		})
-	}
-	return exits
 }
 
 // assignedElsewhere names the other node that a pod is on.
