@@ -204,7 +204,7 @@ func (d *draft) reportPod(command ReportPod) error {
 			Uid: command.UID, Outcome: outcome, ExitCode: command.ExitCode, Reason: command.Reason, Message: command.Message,
 			Restarts: command.Restarts, FinishedUnixNano: d.now.UnixNano(),
 		}
-		if len(command.Containers) > 0 {
+		if outcome != event.PodFinished_SUCCEEDED || slices.ContainsFunc(command.Containers, saysMore) {
 			finished.Containers = resultsOf(command.Containers)
 		}
 		if outcome == event.PodFinished_EVICTED || outcome == event.PodFinished_STOPPED {

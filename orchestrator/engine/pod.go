@@ -355,6 +355,9 @@ func exitsOf(results []*event.ContainerResult) []job.Exit {
 }
 
 func resultsOf(exits []job.Exit) []*event.ContainerResult {
+	if len(exits) == 0 {
+		return nil
+	}
 	results := make([]*event.ContainerResult, len(exits))
 	for i, exit := range exits {
 		results[i] = &event.ContainerResult{
@@ -363,6 +366,11 @@ func resultsOf(exits []job.Exit) []*event.ContainerResult {
 		}
 	}
 	return results
+}
+
+// saysMore tells whether an exit says more than that its pod has succeeded does: most do not, and of those nothing is kept.
+func saysMore(exit job.Exit) bool {
+	return exit.Code != 0 || exit.Restarts > 0 || exit.Message != "" || exit.Reason != "Completed"
 }
 
 // exitStates translate the log's words into those of package job, resultStates do the reverse.
