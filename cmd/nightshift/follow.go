@@ -66,7 +66,7 @@ func (f *followed) container(running context.Context, pod placedPod, container s
 		case errors.Is(err, errNoLog), f.ctx.Err() != nil:
 			return
 		case err != nil:
-			f.session.show.Log(name, "(the log breaks off: "+err.Error()+")")
+			f.session.show.Log(f.ctx, name, "(the log breaks off: "+err.Error()+")")
 			return
 		}
 	}
@@ -87,7 +87,7 @@ func (f *followed) copy(ctx context.Context, run containerRun, name string, offs
 		line, err := in.ReadSlice('\n')
 		whole := err == nil || errors.Is(err, bufio.ErrBufferFull) || errors.Is(err, io.EOF)
 		if len(line) > 0 && whole {
-			f.session.show.Log(name, strings.TrimSuffix(string(line), "\n"))
+			f.session.show.Log(f.ctx, name, strings.TrimSuffix(string(line), "\n"))
 			offset += int64(len(line))
 		}
 		switch {

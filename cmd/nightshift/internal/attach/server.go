@@ -80,9 +80,9 @@ func (s *Server) visit(ctx context.Context, conn net.Conn, in io.Reader) {
 	if err := messages.Decode(&brought); err != nil {
 		return // somebody who only knocked
 	}
-	show := &remote{out: json.NewEncoder(conn)}
+	answer := &remote{out: json.NewEncoder(conn)}
 	if !s.enter() {
-		show.send(message{End: &End{Closing: true}})
+		answer.send(message{End: &End{Closing: true}})
 		return
 	}
 	defer s.leave()
@@ -100,8 +100,10 @@ func (s *Server) visit(ctx context.Context, conn net.Conn, in io.Reader) {
 			interrupt()
 		}
 	}()
+	show := screen.Behind(answer)
 	ended := s.Host(visiting, Guest{Visit: &brought, Show: show, Gone: there})
-	show.send(message{End: &ended})
+	show.Close()
+	answer.send(message{End: &ended})
 }
 
 func (s *Server) enter() bool {
@@ -172,7 +174,7 @@ func (r *remote) send(m message) {
 func (r *remote) Tell(change screen.Change) { r.send(message{Change: &change}) }
 
 // Log implements screen.Display.
-func (r *remote) Log(pod, line string) { r.send(message{Log: &logLine{pod, line}}) }
+func (r *remote) Log(_ context.Context, pod, line string) { r.send(message{Log: &logLine{pod, line}}) }
 
 // Count implements screen.Display.
 func (r *remote) Count(now screen.Tally) { r.send(message{Tally: &now}) }
