@@ -6,6 +6,7 @@ import (
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/telemetry"
 )
 
@@ -66,6 +67,18 @@ type placedPod struct {
 	containers []string
 }
 
+func placedPodOf(pod *engine.Pod) placedPod {
+	placed := placedPod{namespace: pod.Namespace(), jobUID: pod.Job().UID, uid: pod.UID(), name: pod.Name()}
+	spec := &pod.Job().Object.Spec.Template.Spec
+	for i := range spec.InitContainers {
+		placed.containers = append(placed.containers, spec.InitContainers[i].Name)
+	}
+	for i := range spec.Containers {
+		placed.containers = append(placed.containers, spec.Containers[i].Name)
+	}
+	return placed
+}
+
 // takePods returns the pods that came to a node since it was last called, and the UIDs of those that ended.
 func (l *listener) takePods() (placed []placedPod, ended []string) {
 	l.mu.Lock()
@@ -80,15 +93,7 @@ func (l *listener) follow(state *engine.State, fact *event.Fact) {
 	switch body := fact.Body.(type) {
 	case *event.Fact_PodBound:
 		pod, _ := state.Pod(body.PodBound.GetUid())
-		placed := placedPod{namespace: pod.Namespace(), jobUID: pod.Job().UID, uid: pod.UID(), name: pod.Name()}
-		spec := &pod.Job().Object.Spec.Template.Spec
-		for i := range spec.InitContainers {
-			placed.containers = append(placed.containers, spec.InitContainers[i].Name)
-		}
-		for i := range spec.Containers {
-			placed.containers = append(placed.containers, spec.Containers[i].Name)
-		}
-		l.placed = append(l.placed, placed)
+		l.placed = append(l.placed, placedPodOf(pod))
 	case *event.Fact_PodFinished:
 		l.ended = append(l.ended, body.PodFinished.GetUid())
 	}
@@ -105,7 +110,27 @@ func (l *listener) tellTo(show screen.Display) {
 	}
 }
 
-// listen begins to collect for the Jobs of these names, until leave is called.
+// listenFrom begins to collect for the Jobs of these names, until leave is called. The pods that they have on nodes are as if they had just come there.
+func (n *narrator) listenFrom(now *view.View, jobs ...engine.Name) (l *listener, leave func()) {
+	// While the state is read no fact is told.
+	now.Read(func(state *engine.State) {
+		l, leave = n.listen(jobs...)
+		for _, name := range jobs {
+			owner, ok := state.JobOf(name.Namespace, name.Name)
+			if !ok {
+				continue
+			}
+			for pod := range owner.Live() {
+				if pod.Node() != "" {
+					l.placed = append(l.placed, placedPodOf(pod))
+				}
+			}
+		}
+	})
+	return l, leave
+}
+
+// listen begins to collect for the Jobs of these names, and about nodes, until leave is called.
 func (n *narrator) listen(jobs ...engine.Name) (l *listener, leave func()) {
 	l = &listener{jobs: make(map[engine.Name]bool), concluded: make(map[string]screen.Conclusion)}
 	for _, name := range jobs {

@@ -67,7 +67,7 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	for i, wanted := range s.jobs {
 		names[i] = nameOf(wanted)
 	}
-	heard, leave := s.plane.narrator.listen(names...)
+	heard, leave := s.plane.narrator.listenFrom(s.plane.view, names...)
 	defer leave()
 	if err := s.create(ctx); err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 		s.show.Count(now)
 		logs.look(heard)
 	})
-	logs.wait(err == nil)
+	logs.wait(ctx, err == nil)
 	if err != nil {
 		return ended, err
 	}

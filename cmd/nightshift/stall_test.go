@@ -39,7 +39,7 @@ func (w *world) unread(name string) (path string, full func() bool, read func() 
 }
 
 func TestARunWhoseOutputNobodyReadsIsInterruptedAllTheSame(t *testing.T) {
-	const waits = `trap "echo told to stop >> told; exit 1" TERM; while [ ! -e told ]; do %s; done`
+	const waits = `trap "echo told to stop >> told; exit 1" TERM; touch ready; while [ ! -e told ]; do %s; done`
 	for _, test := range []struct{ name, flag, script string }{
 		{"with lines of pods", "--follow=true", strings.Replace(waits, "%s", "echo a line that nobody reads", 1)},
 		{"with changes", "--follow=false", "[ $JOB_COMPLETION_INDEX -lt 60 ] && exit 0; " + strings.Replace(waits, "%s", "sleep 0.05", 1)},
@@ -51,7 +51,7 @@ func TestARunWhoseOutputNobodyReadsIsInterruptedAllTheSame(t *testing.T) {
 			w.write("job.yaml", job("loud", test.script, "completionMode: Indexed", "completions: 61", "parallelism: 1"))
 			run := w.start("sh", "-c", "exec "+built.nightshift+" run -f job.yaml --data-dir state "+test.flag+" >"+path)
 			w.await("nothing more can be written", full)
-			w.await("a pod waits to be told", func() bool { return strings.Contains(w.commandLines(), "told to stop") })
+			w.await("a pod waits to be told", func() bool { _, err := os.Stat(w.path("ready")); return err == nil })
 			run.signal(syscall.SIGINT)
 			w.await("no pod is left", func() bool { return !strings.Contains(w.commandLines(), "told to stop") })
 			if _, err := os.Stat(w.path("told")); err != nil {
