@@ -74,6 +74,8 @@ func (s *session) park(there context.Context) {
 type waiting struct {
 	// step makes counting a session in or out one with what the engine is told of it.
 	step sync.Mutex
+	// brought are the Jobs that a run has created, or resumed: they stop with the last run that waits for them. Others go on. It is guarded by step.
+	brought map[string]bool
 
 	mu       sync.Mutex
 	sessions map[string]int
@@ -96,18 +98,26 @@ func (w *waiting) add(uid string, change int) int {
 
 func (c *controlPlane) isAwaited(uid string) bool { return c.waiting.add(uid, 0) > 0 }
 
-// join counts a session in for a Job, which goes on if it was parked.
-func (c *controlPlane) join(ctx context.Context, uid string) error {
+// join counts a session in for a Job, which goes on if it was parked. Brings tells that the session has created it.
+func (c *controlPlane) join(ctx context.Context, uid string, brings bool) error {
 	c.waiting.step.Lock()
 	defer c.waiting.step.Unlock()
+	c.view.Read(func(state *engine.State) {
+		owner, ok := state.Jobs[uid]
+		brings = brings || (ok && owner.IsParked())
+	})
 	if _, err := c.writer.Submit(ctx, engine.UnparkJob{UID: uid}); err != nil {
 		return err
 	}
 	c.waiting.add(uid, 1)
+	if c.waiting.brought == nil {
+		c.waiting.brought = make(map[string]bool)
+	}
+	c.waiting.brought[uid] = c.waiting.brought[uid] || brings
 	return nil
 }
 
-// leave counts a session out of its Jobs, parks those for which none waits any more, and returns them.
+// leave counts a session out of its Jobs. Those that a run has brought and for which none waits any more are parked, and returned.
 func (c *controlPlane) leave(uids []string) (left []string) {
 	c.waiting.step.Lock()
 	defer c.waiting.step.Unlock()
@@ -115,7 +125,7 @@ func (c *controlPlane) leave(uids []string) (left []string) {
 		if !c.isAwaited(uid) {
 			continue // not joined, or left before
 		}
-		if c.waiting.add(uid, -1) == 0 {
+		if c.waiting.add(uid, -1) == 0 && c.waiting.brought[uid] {
 			left = append(left, uid)
 			c.parkJob(uid, noLimit)
 		}

@@ -103,7 +103,7 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	}
 	for deadline := time.Now().Add(attachWithin); ; {
 		err := withControlPlane(ctx, settings, func(plane *controlPlane) error {
-			return plane.runToTheEnd(ctx, &session{plane: plane, jobs: jobs, show: show, follow: options.follow}, conclude)
+			return plane.runToTheEnd(ctx, &session{plane: plane, jobs: jobs, show: show, follow: options.follow, first: true}, conclude)
 		})
 		if errors.Is(err, errInUse) {
 			err = attachTo(ctx, settings.dataDir, brought, show, conclude)

@@ -28,6 +28,8 @@ type session struct {
 	show  screen.Display
 	// follow streams what the pods write.
 	follow bool
+	// first: this session began the term, so that what goes on was left by an earlier one.
+	first bool
 	// uids of the Jobs, in their order, once they are known.
 	uids []string
 }
@@ -144,7 +146,7 @@ func (s *session) create(ctx context.Context) error {
 			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
 		}
 		// Also when this session is being interrupted: only a Job that was joined is parked.
-		if err := s.plane.join(context.WithoutCancel(ctx), s.uids[i]); err != nil {
+		if err := s.plane.join(context.WithoutCancel(ctx), s.uids[i], !goesOn || s.first); err != nil {
 			return err
 		}
 	}

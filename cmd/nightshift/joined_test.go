@@ -1,0 +1,70 @@
+package main_test
+
+import (
+	"net/http"
+	"syscall"
+	"testing"
+
+	batchv1 "k8s.io/api/batch/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	batchclient "k8s.io/client-go/kubernetes/typed/batch/v1"
+	restclient "k8s.io/client-go/rest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
+)
+
+// jobs of the default namespace, as a client sees them that comes over the socket of a data directory.
+func (w *world) jobs(dataDir string) batchclient.JobInterface {
+	w.t.Helper()
+	transport, ok := attach.Transport(w.path(dataDir))
+	if !ok {
+		w.t.Fatalf("nobody serves the socket in %s", dataDir)
+	}
+	w.t.Cleanup(transport.CloseIdleConnections)
+	client, err := batchclient.NewForConfigAndClient(&restclient.Config{Host: "http://localhost"}, &http.Client{Transport: transport})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return client.Jobs("default")
+}
+
+// created is the Job of a manifest, created over the socket of a data directory, with a pod that runs.
+func (w *world) created(dataDir, manifest string) *batchv1.Job {
+	w.t.Helper()
+	var wanted batchv1.Job
+	if err := yaml.UnmarshalStrict([]byte(manifest), &wanted); err != nil {
+		w.t.Fatal(err)
+	}
+	made, err := w.jobs(dataDir).Create(w.t.Context(), &wanted, metav1.CreateOptions{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.await("its pod is ready", func() bool { return w.said(dataDir, string(made.UID), "ready") == 1 })
+	return made
+}
+
+func TestAJobThatARunHasOnlyJoinedGoesOnWithoutIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	host := w.nightshift("run", "-f", w.write("host.yaml", waiter("host", w.path("go-host"))), "--data-dir", "state")
+	host.awaitOutput(host.stdout, "started on")
+	manifest := waiter("others", w.path("go"))
+	made := w.created("state", manifest)
+	joined := w.nightshift("run", "-f", w.write("others.yaml", manifest), "--data-dir", "state")
+	joined.awaitOutput(joined.stdout, "job others goes on, uid "+string(made.UID))
+	joined.signal(syscall.SIGINT)
+	joined.mustEnd(130)
+	if w.said("state", string(made.UID), "told to stop") != 0 {
+		t.Error("the interrupted run has stopped what it had not brought")
+	}
+	again := w.nightshift("run", "-f", "others.yaml", "--data-dir", "state", "-o", "json")
+	again.awaitOutput(again.stderr, "goes on")
+	w.write("go", "")
+	again.mustEnd(0)
+	if got := again.result(); got.UID != string(made.UID) || got.Evicted != 0 || got.Failed != 0 {
+		t.Errorf("the Job came to %+v, want %s without an eviction", got, made.UID)
+	}
+	w.write("go-host", "")
+	host.mustEnd(0)
+}
