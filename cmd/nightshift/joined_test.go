@@ -1,7 +1,9 @@
 package main_test
 
 import (
+	"encoding/json"
 	"net/http"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -67,4 +69,31 @@ func TestAJobThatARunHasOnlyJoinedGoesOnWithoutIt(t *testing.T) {
 	}
 	w.write("go-host", "")
 	host.mustEnd(0)
+}
+
+func TestOfAJobThatWasDeletedTheResultTellsWhatIsKnown(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	manifests := waiter("deleted", w.path("never")) + "---\n" + waiter("kept", w.path("go"))
+	run := w.nightshift("run", "-f", w.write("jobs.yaml", manifests), "--data-dir", "state", "-o", "json")
+	run.awaitOutput(run.stderr, "pod deleted-")
+	run.awaitOutput(run.stderr, "pod kept-")
+	w.await("both run", func() bool { return strings.Count(run.stderr.String(), "started on") == 2 })
+	background := metav1.DeletePropagationBackground
+	if err := w.jobs("state").Delete(t.Context(), "deleted", metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		t.Fatal(err)
+	}
+	w.write("go", "")
+	run.mustEnd(1)
+	var got struct{ Jobs []result }
+	if err := json.Unmarshal([]byte(run.stdout.String()), &got); err != nil {
+		t.Fatalf("%v\n%s", err, run.stdout)
+	}
+	if len(got.Jobs) != 2 || got.Jobs[0].Name != "deleted" || got.Jobs[0].Status != "Deleted" || got.Jobs[0].CompletionTime != "" ||
+		got.Jobs[0].Cost.Spot <= "0.000000" || got.Jobs[1].Name != "kept" || got.Jobs[1].Status != "Complete" {
+		t.Errorf("the Jobs came to %+v", got.Jobs)
+	}
+	if !strings.Contains(run.stderr.String(), "nightshift: deleted before the end: deleted") {
+		t.Errorf("standard error does not say so: %s", run.stderr)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -224,7 +225,7 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, s *session, conclude fun
 	return asExit(err)
 }
 
-// writeResult writes what the Jobs came to; a *exitError says so if one has failed.
+// writeResult writes what the Jobs came to; a *exitError says so if one has failed or was deleted.
 func writeResult(ended []screen.Conclusion, output string, stdout io.Writer) error {
 	var err error
 	if output == "json" {
@@ -237,10 +238,20 @@ func writeResult(ended []screen.Conclusion, output string, stdout io.Writer) err
 	if err != nil {
 		return &exitError{exitMachinery, fmt.Errorf("write the result: %w", err)}
 	}
+	failed, deleted := false, []string(nil)
 	for i := range ended {
-		if ended[i].Report.Status == string(batchv1.JobFailed) {
-			return &exitError{status: exitFailed}
+		switch ended[i].Report.Status {
+		case string(batchv1.JobFailed):
+			failed = true
+		case screen.Deleted:
+			deleted = append(deleted, ended[i].Report.Name)
 		}
+	}
+	switch {
+	case len(deleted) > 0:
+		return &exitError{exitFailed, fmt.Errorf("deleted before the end: %s", strings.Join(deleted, ", "))}
+	case failed:
+		return &exitError{status: exitFailed}
 	}
 	return nil
 }

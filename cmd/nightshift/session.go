@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/user"
 	"strconv"
-	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -78,9 +77,8 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	began := time.Now()
 	var ended []screen.Conclusion
 	var now screen.Tally
-	var deleted []string
 	err := s.plane.until(ctx, func(state *engine.State) bool {
-		ended, deleted, now = ended[:0], deleted[:0], screen.Tally{}
+		ended, now = ended[:0], screen.Tally{}
 		for i, uid := range s.uids {
 			owner, there := state.Jobs[uid]
 			concluded, hasEnded := heard.conclusion(uid)
@@ -89,17 +87,17 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 				concluded, hasEnded = screen.Conclude(owner, s.plane.settings.dataDir), true
 			}
 			switch {
-			case hasEnded && concluded.Report.Status != "":
+			case hasEnded:
 				ended = append(ended, concluded)
 			case !there:
-				deleted = append(deleted, names[i].Name)
+				ended = append(ended, screen.Gone(names[i].Namespace, names[i].Name, uid))
 			}
 			if there {
 				now.Add(owner)
 			}
 		}
 		now.Pace(time.Since(began))
-		return len(ended)+len(deleted) == len(s.uids)
+		return len(ended) == len(s.uids)
 	}, func() {
 		heard.tellTo(s.show)
 		s.show.Count(now)
@@ -110,9 +108,6 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 		return ended, err
 	}
 	s.plane.leave(s.uids)
-	if len(deleted) > 0 {
-		return ended, &exitError{exitFailed, fmt.Errorf("deleted before the end: %s", strings.Join(deleted, ", "))}
-	}
 	return ended, nil
 }
 
