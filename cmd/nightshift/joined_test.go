@@ -97,3 +97,25 @@ func TestOfAJobThatWasDeletedTheResultTellsWhatIsKnown(t *testing.T) {
 		t.Errorf("standard error does not say so: %s", run.stderr)
 	}
 }
+
+func TestAJobThatIsBeingDeletedIsWaitedForAndThenCreatedAnew(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	host := w.nightshift("run", "-f", w.write("host.yaml", waiter("host", w.path("go-host"))), "--data-dir", "state")
+	host.awaitOutput(host.stdout, "started on")
+	manifest := job("again", `[ -e second ] && exit 0; trap "" TERM; echo ready; while [ ! -e second ]; do sleep 0.05; done`)
+	made := w.created("state", manifest)
+	background := metav1.DeletePropagationBackground
+	if err := w.jobs("state").Delete(t.Context(), "again", metav1.DeleteOptions{PropagationPolicy: &background}); err != nil {
+		t.Fatal(err)
+	}
+	run := w.nightshift("run", "-f", w.write("again.yaml", manifest), "--data-dir", "state", "-o", "json")
+	run.awaitOutput(run.stderr, "job again is being deleted; it is created anew when its pods have ended")
+	w.write("second", "")
+	run.mustEnd(0)
+	if got := run.result(); got.UID == string(made.UID) || got.Status != "Complete" {
+		t.Errorf("the Job came to %+v, want another UID than %s", got, made.UID)
+	}
+	w.write("go-host", "")
+	host.mustEnd(0)
+}

@@ -33,7 +33,8 @@ type session struct {
 	uids []string
 }
 
-// find looks for unfinished Jobs of the same names and specs, which go on. One of another spec is the user's to decide about.
+// find looks for unfinished Jobs of the same names and specs, which go on. One of another spec is the user's to decide about, and one that is about to
+// go makes room for another one.
 func (s *session) find() (err error) {
 	if s.uids == nil {
 		s.uids = make([]string, len(s.jobs))
@@ -49,10 +50,11 @@ func (s *session) find() (err error) {
 			owner, ok := state.JobOf(wanted.Namespace, wanted.Name)
 			switch {
 			case s.uids[i] != "": // found before
+			case !ok || (owner.Ended() && owner.Receipt != nil) || !owner.DeletionRequested.IsZero():
 			// One that has ended without a receipt was left by a crash, and the rest is done now.
-			case !ok || (owner.Ended() && owner.Receipt != nil):
 			case owner.Digest == digests[i]:
 				s.uids[i] = owner.UID
+			case owner.Ended():
 			default:
 				err = usage(fmt.Errorf("the data directory %s holds an unfinished Job %q of another spec; "+
 					"run that one to its end, or give another --data-dir", s.plane.settings.dataDir, wanted.Name))
@@ -167,8 +169,26 @@ func (s *session) createOne(ctx context.Context, client kubernetes.Interface, wa
 	if _, err := client.CoreV1().Namespaces().Create(ctx, namespace, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		return nil, err
 	}
+	if err := s.awaitRoom(ctx, wanted); err != nil {
+		return nil, err
+	}
 	// Once it is on its way it is not taken back: what is stored must be known here, to be stopped.
 	return client.BatchV1().Jobs(wanted.Namespace).Create(context.WithoutCancel(ctx), wanted, metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict})
+}
+
+// awaitRoom waits for a Job that is being deleted, or has ended and is still being settled, to leave its name to a new one.
+func (s *session) awaitRoom(ctx context.Context, wanted *batchv1.Job) error {
+	deleted, told := false, false
+	return s.plane.until(ctx, func(state *engine.State) bool {
+		owner, there := state.JobOf(wanted.Namespace, wanted.Name)
+		deleted = there && !owner.DeletionRequested.IsZero()
+		return !deleted && (!there || !owner.Ended() || owner.Receipt != nil)
+	}, func() {
+		if deleted && !told {
+			told = true
+			s.show.Tell(screen.Say("job %s is being deleted; it is created anew when its pods have ended", wanted.Name))
+		}
+	})
 }
 
 // nameOf is the name by which the engine knows a Job.
