@@ -20,6 +20,9 @@ func inWordsOf(state *engine.State, fact *event.Fact) string {
 		return fmt.Sprintf("job %s created, uid %s", body.JobCreated.GetName(), body.JobCreated.GetUid())
 	case *event.Fact_JobConditionSet:
 		set := body.JobConditionSet
+		if set.GetType() == string(batchv1.JobSuspended) {
+			return describeSuspended(jobName(state, set.GetUid()), set.GetStatus() != "False")
+		}
 		return fmt.Sprintf("job %s: %s (%s): %s", jobName(state, set.GetUid()), set.GetType(), set.GetReason(), set.GetMessage())
 	case *event.Fact_ReceiptIssued:
 		return fmt.Sprintf("job %s cost $%s", jobName(state, body.ReceiptIssued.GetUid()), spot.Dollars(body.ReceiptIssued.GetReceipt().GetCostMicros()))
@@ -38,6 +41,13 @@ func inWordsOf(state *engine.State, fact *event.Fact) string {
 	default:
 		return describeNode(state, fact)
 	}
+}
+
+func describeSuspended(name string, suspended bool) string {
+	if !suspended {
+		return fmt.Sprintf("job %s is resumed", name)
+	}
+	return fmt.Sprintf("job %s is suspended: its pods end, and this run waits until it is resumed", name)
 }
 
 func describeNode(state *engine.State, fact *event.Fact) string {
@@ -95,7 +105,8 @@ func isTrouble(fact *event.Fact) bool {
 	case *event.Fact_PodFinished:
 		return body.PodFinished.GetOutcome() == event.PodFinished_FAILED || body.PodFinished.GetOutcome() == event.PodFinished_EVICTED
 	case *event.Fact_JobConditionSet:
-		return body.JobConditionSet.GetType() == string(batchv1.JobFailureTarget)
+		kind := body.JobConditionSet.GetType()
+		return kind == string(batchv1.JobFailureTarget) || kind == string(batchv1.JobSuspended)
 	case *event.Fact_LaunchSettled:
 		return body.LaunchSettled.GetErrorKind() != ""
 	case *event.Fact_PodRestarted, *event.Fact_PodUnplaceable, *event.Fact_NodeNoticed:

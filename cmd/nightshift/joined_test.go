@@ -9,6 +9,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	batchclient "k8s.io/client-go/kubernetes/typed/batch/v1"
 	restclient "k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
@@ -44,6 +45,13 @@ func (w *world) created(dataDir, manifest string) *batchv1.Job {
 	}
 	w.await("its pod is ready", func() bool { return w.said(dataDir, string(made.UID), "ready") == 1 })
 	return made
+}
+
+func (w *world) patch(dataDir, name, patch string) {
+	w.t.Helper()
+	if _, err := w.jobs(dataDir).Patch(w.t.Context(), name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func TestAJobThatARunHasOnlyJoinedGoesOnWithoutIt(t *testing.T) {
@@ -118,4 +126,33 @@ func TestAJobThatIsBeingDeletedIsWaitedForAndThenCreatedAnew(t *testing.T) {
 	}
 	w.write("go-host", "")
 	host.mustEnd(0)
+}
+
+func TestARunSaysThatItsJobIsSuspendedAndThatItIsResumed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	run := w.nightshift("run", "-f", w.write("job.yaml", waiter("patched", w.path("go"))), "--data-dir", "state")
+	run.awaitOutput(run.stdout, "started on")
+	uid := w.uidOf(run)
+	w.await("its pod is ready", func() bool { return w.said("state", uid, "ready") == 1 })
+	w.patch("state", "patched", `{"spec": {"suspend": true}}`)
+	run.awaitOutput(run.stdout, "job patched is suspended: its pods end, and this run waits until it is resumed")
+	second := w.nightshift("run", "-f", "job.yaml", "--data-dir", "state")
+	second.mustEnd(2)
+	for _, words := range []string{`the Job "patched"`, "is suspended (spec.suspend)", "resume it", "nightshift delete job patched"} {
+		if !strings.Contains(second.stderr.String(), words) {
+			t.Errorf("of a suspended Job a run does not say %q: %s", words, second.stderr)
+		}
+	}
+	w.patch("state", "patched", `{"spec": {"suspend": false, "parallelism": 2, "backoffLimit": 9}}`)
+	run.awaitOutput(run.stdout, "job patched is resumed")
+	third := w.nightshift("run", "-f", "job.yaml", "--data-dir", "state")
+	third.mustEnd(2)
+	for _, words := range []string{"spec.backoffLimit is 9 there and 6 in the manifest", "spec.parallelism is 2 there and 1 in the manifest", "nightshift delete job patched"} {
+		if !strings.Contains(third.stderr.String(), words) {
+			t.Errorf("of a changed Job a run does not say %q: %s", words, third.stderr)
+		}
+	}
+	w.write("go", "")
+	run.mustEnd(0)
 }

@@ -157,8 +157,8 @@ func TestAnInterruptedRunStopsItsPodsGracefullyAndIsResumed(t *testing.T) {
 	}
 	other := w.nightshift("run", "--data-dir", "state", "-f", w.write("other.yaml", job("wait", "true", "completions: 2", "parallelism: 2")))
 	other.mustEnd(2)
-	if !strings.Contains(other.stderr.String(), `holds an unfinished Job "wait" of another spec`) {
-		t.Errorf("another spec: %s", other.stderr)
+	if said := other.stderr.String(); !strings.Contains(said, `the Job "wait", unfinished in `) || !strings.Contains(said, "spec.template.spec.containers[0].command[2] is ") {
+		t.Errorf("another spec: %s", said)
 	}
 	w.write("go", "")
 	second := w.nightshift("run", "-f", file, "--data-dir", "state", "-o", "json")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"strings"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -56,12 +57,50 @@ func (s *session) find() (err error) {
 				s.uids[i] = owner.UID
 			case owner.Ended():
 			default:
-				err = usage(fmt.Errorf("the data directory %s holds an unfinished Job %q of another spec; "+
-					"run that one to its end, or give another --data-dir", s.plane.settings.dataDir, wanted.Name))
+				err = usage(cannotGoOn(owner.Object, wanted, s.plane.settings.dataDir))
 			}
 		}
 	})
 	return err
+}
+
+// maxDifferences is how many fields are named in which a Job differs from its manifest, and maxValue how much of their values is shown.
+const (
+	maxDifferences = 3
+	maxValue       = 40
+)
+
+// cannotGoOn says why an unfinished Job does not go on as the manifest has it, and what to do.
+func cannotGoOn(there, wanted *batchv1.Job, dataDir string) error {
+	ways := fmt.Sprintf("delete it (nightshift delete job %s --namespace %s --data-dir %s), or give another --data-dir", there.Name, there.Namespace, dataDir)
+	if there.Spec.Suspend != nil && *there.Spec.Suspend {
+		return fmt.Errorf("the Job %q, unfinished in %s, is suspended (spec.suspend) and run would wait for ever; "+
+			"resume it by the API, as with kubectl while serve works there, or %s", there.Name, dataDir, ways)
+	}
+	differences, err := manifest.Differences(there, wanted)
+	if err != nil {
+		return err
+	}
+	var words []string
+	for i, each := range differences {
+		if i == maxDifferences {
+			words = append(words, fmt.Sprintf("%d more fields", len(differences)-i))
+			break
+		}
+		words = append(words, fmt.Sprintf("%s is %s there and %s in the manifest", each.Path, valueOf(each.One), valueOf(each.Other)))
+	}
+	return fmt.Errorf("the Job %q, unfinished in %s, is not as the manifest has it: %s; run it as it is there, or %s",
+		there.Name, dataDir, strings.Join(words, ", "), ways)
+}
+
+func valueOf(text string) string {
+	switch {
+	case text == "":
+		return "not set"
+	case len(text) > maxValue:
+		return strings.ToValidUTF8(text[:maxValue], "") + "..."
+	}
+	return text
 }
 
 // run creates what is not there yet and waits until all have ended and have their receipts. find comes before it.
