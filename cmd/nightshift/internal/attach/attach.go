@@ -90,24 +90,33 @@ func Dial(dataDir string) (net.Conn, error) {
 	return net.Dial("unix", path)
 }
 
-// listen opens the socket. The data directory's lock is held, so a socket that is there is left over.
-func listen(dataDir string) (net.Listener, error) {
-	path, dir, err := shortSocket(dataDir)
+// listen opens the socket, where nobody else comes to, and moves it to its name when its rights are those that it shall have. The data directory's
+// lock is held, so what is there under these names is left over.
+func listen(dataDir string) (_ net.Listener, err error) {
+	private := filepath.Join(dataDir, socketName+".new")
+	if err := os.RemoveAll(private); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(private, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(private)) }()
+	path, dir, err := shortSocket(private)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	file := filepath.Join(dataDir, socketName)
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
 	}
-	// The path by which it was opened means nothing later; the next owner of the directory removes the file.
+	// The path by which it was opened means nothing later; the next owner of the directory replaces the file.
 	listener.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(file, 0o600); err != nil {
+	made := filepath.Join(private, socketName)
+	if err = os.Chmod(made, 0o600); err == nil {
+		err = os.Rename(made, filepath.Join(dataDir, socketName))
+	}
+	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil

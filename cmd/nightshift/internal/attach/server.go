@@ -44,8 +44,8 @@ func (s *Server) Serve(ctx context.Context, dataDir string) error {
 	if err != nil {
 		return fmt.Errorf("listen for other runs: %w", err)
 	}
-	var visits sync.WaitGroup
-	defer visits.Wait()
+	var current visits
+	defer current.end()
 	paths := http.NewServeMux()
 	paths.Handle("/", s.API)
 	paths.HandleFunc("POST "+visitPath, func(w http.ResponseWriter, request *http.Request) {
@@ -58,7 +58,9 @@ func (s *Server) Serve(ctx context.Context, dataDir string) error {
 			s.Logger.Error("a run cannot attach", "error", err)
 			return
 		}
-		visits.Go(func() { s.visit(ctx, conn, both.Reader) })
+		if !current.begin(func() { s.visit(ctx, conn, both.Reader) }) {
+			_ = conn.Close()
+		}
 	})
 	server := &http.Server{Handler: paths, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug)}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
@@ -66,6 +68,31 @@ func (s *Server) Serve(ctx context.Context, dataDir string) error {
 		return fmt.Errorf("listen for other runs: %w", err)
 	}
 	return nil
+}
+
+// visits are those that go on.
+type visits struct {
+	mu    sync.Mutex
+	ended bool
+	all   sync.WaitGroup
+}
+
+// begin carries a visit out, unless none begins any more.
+func (v *visits) begin(visit func()) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.ended {
+		v.all.Go(visit)
+	}
+	return !v.ended
+}
+
+// end lets none begin any more and waits for those that go on.
+func (v *visits) end() {
+	v.mu.Lock()
+	v.ended = true
+	v.mu.Unlock()
+	v.all.Wait()
 }
 
 // visit serves one run that is attached.
