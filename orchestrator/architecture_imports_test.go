@@ -67,6 +67,7 @@ var importRules = []importRule{
 	{"cmd/nightshift/internal/screen", []string{"orchestrator/engine", "orchestrator/job", "orchestrator/spot", "telemetry"},
 		append([]string{"github.com/vbauerster/mpb/...", "golang.org/x/term/..."}, kubernetesTypes...), "what is shown is made of the engine's state and of nothing else"},
 	{"cmd/nightshift/internal/attach", []string{"cmd/nightshift/internal/screen"}, kubernetesTypes, "runs that attach exchange manifests and what is shown"},
+	{"cmd/nightshift/internal/english", nil, []string{"k8s.io/kubectl/pkg/util/i18n"}, "it is initialised before any other package of ours"},
 	{"cmd/nightshift", []string{"orchestrator/...", "providers/...", "policy/...", "telemetry", "cmd/nightshift/internal/..."}, []string{"github.com/spf13/...", "golang.org/x/sys/...", protobuf, grpc, "k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/client-go/...", "k8s.io/cli-runtime/...", "k8s.io/kubectl/...", "sigs.k8s.io/yaml/..."}, "the command joins parts and speaks with the user"},
 	{"cmd/nightshift-agent", []string{"orchestrator/agent/..."}, []string{"github.com/spf13/..."}, "the agent is a small program: each instance fetches it"},
 	{"cmd/nightshift-provider-aws", []string{"providers", "providers/plugin", "providers/aws"}, nil, "a plugin is one provider and the wire"},

@@ -27,6 +27,7 @@ import (
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
+	_ "github.com/nightshift-batch/nightshift/cmd/nightshift/internal/english"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 )
 

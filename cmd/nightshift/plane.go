@@ -31,6 +31,23 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 	return asExit(err)
 }
 
+// beginProviders opens the providers beside what else is to be opened.
+func (c *controlPlane) beginProviders(ctx context.Context) error {
+	c.opening = make(chan error, 1)
+	go func() { c.opening <- c.openProviders(ctx) }()
+	return nil
+}
+
+// awaitProviders waits until no provider is being opened any more.
+func (c *controlPlane) awaitProviders(context.Context) error {
+	if c.opening == nil {
+		return nil
+	}
+	err := <-c.opening
+	c.opening = nil
+	return err
+}
+
 // start runs the parts until close. One that ends earlier takes all down.
 func (c *controlPlane) start() {
 	ctx, stop := context.WithCancelCause(context.Background())
@@ -68,6 +85,7 @@ func (c *controlPlane) close() error {
 		c.parts.Wait()
 		errs = append(errs, c.failure())
 	}
+	errs = append(errs, c.awaitProviders(context.Background()))
 	for _, client := range c.plugins {
 		errs = append(errs, client.Close())
 	}

@@ -51,6 +51,7 @@ type controlPlane struct {
 	telemetry *telemetry.Telemetry
 	decider   policy.Decider
 	plugins   []*plugin.Client
+	opening   chan error // Tells when plugins are complete; nil before and after.
 	narrator  *narrator
 	view      *view.View
 	writer    *writer.Writer
@@ -84,11 +85,12 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
 		{"prepare telemetry", c.openTelemetry},
+		{"start the providers", c.beginProviders}, // Processes of their own, which begin beside this one.
 		{"read the policy", c.openPolicy},
-		{"start the providers", c.openProviders},
 		{"read the log", c.openWriter},
-		{"prepare the fleet", c.openFleet},
 		{"prepare the API", c.openAPI},
+		{"start the providers", c.awaitProviders},
+		{"prepare the fleet", c.openFleet},
 	} {
 		if err := step.do(ctx); err != nil {
 			return c, fmt.Errorf("%s: %w", step.what, err)

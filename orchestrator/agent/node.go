@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
 	"log/slog"
 	"slices"
 	"sync"
@@ -82,8 +81,12 @@ func newNode(runtime Runtime, log *slog.Logger, logLimit int) *node {
 func (n *node) setDesired(d *wire.Desired) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	before := n.desired
 	n.desired = make(map[string]*wire.DesiredPod, len(d.GetPods()))
 	for _, p := range d.GetPods() {
+		if known := before[p.GetUid()]; len(p.GetPod()) == 0 && known.GetEpoch() == p.GetEpoch() {
+			p.Pod = known.GetPod()
+		}
 		n.desired[p.GetUid()] = p
 	}
 	n.reconcile()
@@ -129,7 +132,7 @@ func (n *node) start(want *wire.DesiredPod) {
 	h := &held{node: n, uid: want.GetUid(), epoch: want.GetEpoch(), grace: defaultGrace, space: newSpace(n)}
 	n.held[h.uid] = h
 	var pod corev1.Pod
-	err := json.Unmarshal(want.GetPod(), &pod)
+	err := pod.Unmarshal(want.GetPod())
 	switch {
 	case want.GetStop() != nil:
 		// It was to end before it came here, or it ran on this node and was lost with an agent before this one.
@@ -320,6 +323,13 @@ func (n *node) drain(reason string) (longest time.Duration) {
 		}
 	}
 	return longest
+}
+
+// size is how many pods are held.
+func (n *node) size() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.held)
 }
 
 // settled says whether no pod runs any more, and whether nothing waits for an acknowledgement either.

@@ -105,10 +105,20 @@ func session(ctx context.Context, client wire.ControlPlaneClient, n *node) (hear
 	return heard, err
 }
 
+// pacePerPod and paceMost give the shortest time between two beginnings to send. What comes up meanwhile goes together, and shares what each message
+// costs on its way into the log: with many short pods that is most of the work. With few pods there is little to share, and each waits
+// for the next; whoever has been silent for so long does not wait at all.
+const (
+	pacePerPod = 60 * time.Microsecond
+	paceMost   = 4 * time.Millisecond
+)
+
 func send(ctx context.Context, stream wire.ControlPlane_SessionClient, n *node) {
 	if stream.Send(n.beginSession()) != nil {
 		return
 	}
+	paced := time.NewTimer(0)
+	defer paced.Stop()
 	for {
 		message, changed := n.next()
 		if message != nil {
@@ -119,6 +129,12 @@ func send(ctx context.Context, stream wire.ControlPlane_SessionClient, n *node) 
 		}
 		select {
 		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-paced.C:
+			paced.Reset(min(time.Duration(n.size())*pacePerPod, paceMost))
 		case <-ctx.Done():
 			return
 		}

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -19,11 +18,10 @@ type podKey struct {
 	grace    int64
 }
 
-// renderedPod is a pod as it was sent first, or why it cannot be.
-type renderedPod struct {
+// sentPod is an attempt whose pod the node has; not ok if it has none, as the pod cannot be sent.
+type sentPod struct {
 	epoch uint64
-	pod   []byte
-	err   error
+	ok    bool
 }
 
 func keysOf(assignments []engine.Assignment) []podKey {
@@ -59,40 +57,42 @@ func (s *session) desired(assignments []engine.Assignment) *wire.Desired {
 	s.sent = keys
 	s.hub.remember(s.node, assignments)
 	desired := new(wire.Desired)
-	kept := make(map[string]renderedPod, len(assignments))
+	kept := make(map[string]sentPod, len(assignments))
 	for i := range assignments {
 		assignment, uid := &assignments[i], keys[i].uid
-		pod, ok := s.rendered[uid]
-		if !ok || pod.epoch != assignment.Epoch() {
-			pod = s.render(assignment)
+		wanted := &wire.DesiredPod{Uid: uid, Epoch: assignment.Epoch()}
+		sent, known := s.pods[uid]
+		if !known || sent.epoch != assignment.Epoch() {
+			wanted.Pod = s.render(assignment)
+			sent = sentPod{epoch: assignment.Epoch(), ok: wanted.Pod != nil}
 		}
-		kept[uid] = pod
-		if pod.err != nil {
+		kept[uid] = sent
+		if !sent.ok {
 			continue
 		}
-		wanted := &wire.DesiredPod{Uid: uid, Epoch: assignment.Epoch(), Pod: pod.pod}
 		if _, grace, reason, stops := assignment.Stop(); stops {
 			wanted.Stop = &wire.Stop{GraceSeconds: grace, Reason: reason}
 		}
 		desired.Pods = append(desired.Pods, wanted)
 	}
-	s.rendered = kept
+	s.pods = kept
 	return desired
 }
 
-// render makes the pod's JSON once for an attempt; what changes later is told beside it.
-func (s *session) render(assignment *engine.Assignment) renderedPod {
+// render writes the pod down, once for an attempt and session; what changes later is told beside it. It is nil for a pod that cannot be sent,
+// which then fails.
+func (s *session) render(assignment *engine.Assignment) []byte {
 	pod := job.PodObject(assignment.Job(), assignment.Pod(), 0)
-	rendered := renderedPod{epoch: assignment.Epoch()}
-	if err := s.hub.fleet.config.Images(pod); err != nil {
-		rendered.err = err
-	} else if rendered.pod, err = json.Marshal(pod); err != nil {
-		rendered.err = fmt.Errorf("the pod cannot be written down: %w", err)
+	err := s.hub.fleet.config.Images(pod)
+	if err == nil {
+		var text []byte
+		if text, err = pod.Marshal(); err == nil {
+			return text
+		}
+		err = fmt.Errorf("the pod cannot be written down: %w", err)
 	}
-	if rendered.err != nil {
-		s.hub.work.Go(func() { s.failUnsent(assignment, rendered.err) })
-	}
-	return rendered
+	s.hub.work.Go(func() { s.failUnsent(assignment, err) })
+	return nil
 }
 
 // failUnsent ends a pod that is never sent. Its words are those of a container that cannot be started.

@@ -46,9 +46,9 @@ type session struct {
 	worked  chan struct{}
 	failure error
 
-	// rendered, seen and sent are the sender's: the pods that the node shall hold, how the engine listed them last, and what the node was told of them
+	// pods, seen and sent are the sender's: the pods that the node shall hold, how the engine listed them last, and what the node was told of them
 	// last. discarded is the handler's: pods whose output nobody wants.
-	rendered  map[string]renderedPod
+	pods      map[string]sentPod
 	seen      []engine.Assignment
 	sent      []podKey
 	discarded map[string]bool
@@ -60,7 +60,7 @@ func newSession(h *hub, node string) *session {
 		hub: h, node: node, ctx: ctx, cancel: cancel,
 		inbox: make(chan *wire.FromAgent, inboxLength), outbox: make(chan *wire.ToAgent, outboxLength),
 		opened: make(chan struct{}), worked: make(chan struct{}),
-		rendered: make(map[string]renderedPod), discarded: make(map[string]bool),
+		pods: make(map[string]sentPod), discarded: make(map[string]bool),
 	}
 }
 

@@ -2,7 +2,6 @@ package fleet_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -30,7 +29,7 @@ func TestAJobGoesFromLaunchToRelease(t *testing.T) {
 
 	wanted := c.pod()
 	var pod corev1.Pod
-	if err := json.Unmarshal(wanted.GetPod(), &pod); err != nil {
+	if err := pod.Unmarshal(wanted.GetPod()); err != nil {
 		t.Fatal(err)
 	}
 	if pod.Spec.NodeName != node.node || string(pod.UID) != wanted.GetUid() || pod.Spec.Containers[0].Command[0] != "/bin/true" {

@@ -104,11 +104,7 @@ func (f *fake) machine() machine {
 
 func (f *fake) open() *Node {
 	f.t.Helper()
-	return open(f.machine(), func(err error) {
-		if err != nil {
-			f.t.Error(err)
-		}
-	})
+	return open(f.machine(), func(err error) { f.t.Error(err) })
 }
 
 // written returns what is in the files of the directories of a group, those with something in them, as PATH=CONTENT.
@@ -316,6 +312,25 @@ func TestVersion1LimitsByEachOfItsHierarchiesAndVersion2Beside(t *testing.T) {
 	for _, dir := range g.dirs[1:] {
 		if text, err := os.ReadFile(filepath.Join(dir, "tasks")); err != nil || string(text) != "0" {
 			t.Errorf("%s was not entered: %q, %v", dir, text, err)
+		}
+	}
+	if err := leave(); err != nil {
+		t.Error(err)
+	}
+
+	// A run without limits is found by version 2, and its processes are in the group of those that request nothing.
+	if g, err = n.New(Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if len(g.dirs) != 1 || g.places[0].version != 2 || len(g.shared) != 1 {
+		t.Fatalf("directories %v, shared %v", g.dirs, g.shared)
+	}
+	if _, leave, err = g.Enter(); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{"tasks": "0", "cpu.shares": "2"} {
+		if text, err := os.ReadFile(filepath.Join(g.shared[0].least, file)); err != nil || string(text) != want {
+			t.Errorf("%s of the shared group is %q, %v", file, text, err)
 		}
 	}
 	if err := leave(); err != nil {

@@ -14,36 +14,49 @@ import (
 
 // Group is one run of a container: its processes and what they may use. It serves one run and is never used again: a group that was
 // killed kills what is made in it later, on some kernels. Its methods are called one after the other; Signal may be called at any time.
+//
+// A group costs the kernel more than the process that is born into it. So it has a directory in one hierarchy, which finds all its processes, and in
+// others only where a limit of the run needs it. Runs that request no CPU share the least weight in version 1, as the kubelet's BestEffort pods do.
 type Group struct {
-	node   *Node
+	node *Node
+	// places are those in which it has a directory; dirs are these.
 	places []*place
 	dirs   []string
-	// unified is the directory in version 2, open; nil without one.
-	unified *os.File
+	// shared are those in which its processes are in the group of those that request nothing.
+	shared []*place
+	// unified is the directory in version 2, open; -1 without one.
+	unified int
 }
 
 // New makes a group. Limits that cannot be enforced here are left out, see Enforces.
 func (n *Node) New(limits Limits) (*Group, error) { return n.newGroup(n.places, limits) }
 
 func (n *Node) newGroup(places []*place, limits Limits) (*Group, error) {
-	g := &Group{node: n, places: places}
-	name := fmt.Sprintf("run-%d", n.groups.Add(1))
-	for _, p := range places {
-		dir := filepath.Join(p.dir, name)
+	g := &Group{node: n, unified: -1}
+	name := "run-" + strconv.FormatInt(n.groups.Add(1), 10)
+	for i, p := range places {
+		if i > 0 && !limits.need(p) {
+			if p.least != "" {
+				g.shared = append(g.shared, p)
+			}
+			continue
+		}
+		dir := p.dir + "/" + name
 		if err := n.machine.mkdir(dir); err != nil {
 			return nil, errors.Join(fmt.Errorf("make a control group: %w", err), g.Remove())
 		}
-		g.dirs = append(g.dirs, dir)
+		g.places, g.dirs = append(g.places, p), append(g.dirs, dir)
 		if err := limits.set(p, dir); err != nil {
 			return nil, errors.Join(fmt.Errorf("limit a control group: %w", err), g.Remove())
 		}
 		if p.version != 2 {
 			continue
 		}
-		var err error
-		if g.unified, err = os.Open(dir); err != nil {
+		fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open a control group: %w", err), g.Remove())
 		}
+		g.unified = fd
 	}
 	return g, nil
 }
@@ -51,10 +64,6 @@ func (n *Node) newGroup(places []*place, limits Limits) (*Group, error) {
 // Enter moves the calling thread so that a process that it forks is born in the group; leave moves it back. unified is the open
 // directory of version 2 into which the process is to be cloned, -1 for none. The thread must be locked to its goroutine.
 func (g *Group) Enter() (unified int, leave func() error, err error) {
-	unified = -1
-	if g.unified != nil {
-		unified = int(g.unified.Fd())
-	}
 	var home []string
 	leave = func() error {
 		var errs []error
@@ -63,20 +72,31 @@ func (g *Group) Enter() (unified int, leave func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	for i, p := range g.places {
-		if p.version != 1 {
-			continue
-		}
-		if err := enterThread(g.dirs[i]); err != nil {
-			return -1, nil, errors.Join(fmt.Errorf("enter a control group: %w", err), leave())
+	enter := func(p *place, dir string) error {
+		if err := enterThread(dir); err != nil {
+			return errors.Join(fmt.Errorf("enter a control group: %w", err), leave())
 		}
 		home = append(home, p.own)
+		return nil
 	}
-	return unified, leave, nil
+	for i, p := range g.places {
+		if p.version == 1 {
+			err = enter(p, g.dirs[i])
+		}
+		if err != nil {
+			return -1, nil, err
+		}
+	}
+	for _, p := range g.shared {
+		if err := enter(p, p.least); err != nil {
+			return -1, nil, err
+		}
+	}
+	return g.unified, leave, nil
 }
 
 // enterThread moves the calling thread into a group of version 1; 0 stands for it (cgroup-v1/cgroups.rst).
-func enterThread(dir string) error { return write(filepath.Join(dir, "tasks"), "0") }
+func enterThread(dir string) error { return write(dir+"/tasks", "0") }
 
 // OOMKilled says whether the kernel has killed a process of the group because the group had no memory left.
 func (g *Group) OOMKilled() (bool, error) {
@@ -103,20 +123,11 @@ func (g *Group) OOMKilled() (bool, error) {
 	return false, nil
 }
 
-// HoldsAll says that there is a control group, so that Kill ends everything that the run has started; but what was moved out of it, which
+// HoldsAll says that there is a control group, so that Remove ends everything that the run has started; but what was moved out of it, which
 // takes the right to write to the control groups.
 func (g *Group) HoldsAll() bool { return len(g.dirs) > 0 }
 
-// Kill kills every process of the group and returns when none runs.
-func (g *Group) Kill() error {
-	var errs []error
-	for _, dir := range g.dirs {
-		errs = append(errs, killTree(dir))
-	}
-	return errors.Join(errs...)
-}
-
-// Signal kills as Kill does and does not wait.
+// Signal kills every process of the group, and does not wait.
 func (g *Group) Signal() error {
 	var errs []error
 	for _, dir := range g.dirs {
@@ -129,15 +140,18 @@ func (g *Group) Signal() error {
 	return errors.Join(errs...)
 }
 
-// Remove kills what is left of the group and removes it.
+// Remove kills what is left in the group and removes it. When it returns no process of it runs, and no group below it is left.
 func (g *Group) Remove() error {
 	var errs []error
-	if g.unified != nil {
-		errs = append(errs, g.unified.Close())
-		g.unified = nil
+	if g.unified >= 0 {
+		errs = append(errs, unix.Close(g.unified))
+		g.unified = -1
 	}
 	for _, dir := range g.dirs {
-		errs = append(errs, g.node.machine.removeTree(dir))
+		// The kernel removes no group that holds a process or a group; one that it removes was empty.
+		if err := g.node.machine.rmdir(dir); err != nil && !isMissing(err) {
+			errs = append(errs, g.node.machine.removeTree(dir))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -27,11 +27,7 @@ func TestMain(m *testing.M) {
 // openReal opens the machine's own control groups, and skips the test where they cannot be used.
 func openReal(t *testing.T) *Node {
 	t.Helper()
-	n := Open(func(err error) {
-		if err != nil {
-			t.Error(err)
-		}
-	})
+	n := Open(func(err error) { t.Error(err) })
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
 			t.Error(err)
@@ -100,8 +96,8 @@ func TestAProcessIsBornInItsGroupAndTheAgentStaysWhereItIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 20 {
-		g := newGroup(t, n, Limits{})
+	for round := range 20 {
+		g := newGroup(t, n, Limits{CPURequestMillis: int64(round % 2 * 100), MemoryBytes: int64(round/2%2) << 30})
 		child, output := begin(t, g, "exec cat /proc/self/cgroup")
 		text, err := io.ReadAll(output)
 		if err != nil {
@@ -111,6 +107,11 @@ func TestAProcessIsBornInItsGroupAndTheAgentStaysWhereItIs(t *testing.T) {
 		for _, dir := range g.dirs {
 			name := filepath.Join(filepath.Base(filepath.Dir(dir)), filepath.Base(dir))
 			if !strings.Contains(string(text), name+"\n") {
+				t.Errorf("the process was not in %s:\n%s", name, text)
+			}
+		}
+		for _, p := range g.shared {
+			if name := filepath.Join(filepath.Base(p.dir), filepath.Base(p.least)); !strings.Contains(string(text), name+"\n") {
 				t.Errorf("the process was not in %s:\n%s", name, text)
 			}
 		}
@@ -159,8 +160,8 @@ func TestKillEndsWhatForksFasterThanItIsCounted(t *testing.T) {
 					t.Fatal("too few processes")
 				}
 			}
-			killed := make(chan error)
-			go func() { killed <- g.Kill() }()
+			killed := make(chan error, 1)
+			go func() { killed <- g.Remove() }()
 			select {
 			case err := <-killed:
 				if err != nil {
@@ -173,16 +174,13 @@ func TestKillEndsWhatForksFasterThanItIsCounted(t *testing.T) {
 				t.Errorf("%d processes are left", left)
 			}
 			waitDone(t, child)
-			if err := g.Remove(); err != nil {
-				t.Error(err)
-			}
 		})
 	}
 }
 
 func TestGroupsThatAContainerMadeBelowItsOwnAreEndedAndRemovedToo(t *testing.T) {
 	n := openReal(t)
-	g := newGroup(t, n, Limits{})
+	g := newGroup(t, n, Limits{CPUMillis: 1000, MemoryBytes: 1 << 30})
 	script := "set -e\n"
 	for _, dir := range g.dirs {
 		script += "mkdir -p " + dir + "/inner/most; echo $$ > " + dir + "/inner/most/cgroup.procs\n"
@@ -205,7 +203,7 @@ func TestGroupsThatAContainerMadeBelowItsOwnAreEndedAndRemovedToo(t *testing.T) 
 
 func TestTheNextNodeEndsWhatADeadOneLeft(t *testing.T) {
 	dead := openReal(t)
-	g := newGroup(t, dead, Limits{})
+	g := newGroup(t, dead, Limits{CPUMillis: 1000, MemoryBytes: 1 << 30})
 	child, _ := begin(t, g, "trap '' TERM HUP; sleep 1000")
 	for _, p := range dead.places {
 		if err := p.lock.Close(); err != nil { // As the kernel does at the end of a process.

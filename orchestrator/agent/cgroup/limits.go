@@ -36,6 +36,11 @@ func shares(millis int64) int64 { return min(max(millis*sharesOfCPU/1000, minSha
 // weight maps the range of shares onto that of version 2, 1 to 10000, as KEP-2254 (cgroup v2) has it.
 func weight(millis int64) int64 { return 1 + (shares(millis)-minShares)*9999/(maxShares-minShares) }
 
+// need says that a run with these limits needs a group of its own in a place.
+func (l Limits) need(p *place) bool {
+	return l.MemoryBytes > 0 && slices.Contains(p.enabled, memory) || (l.CPUMillis > 0 || l.CPURequestMillis > 0) && slices.Contains(p.enabled, cpu)
+}
+
 // set writes the limits to a group in a place that has the controllers.
 func (l Limits) set(p *place, dir string) error {
 	for _, f := range l.files(p) {

@@ -51,7 +51,12 @@ type Node struct {
 // stops nobody is told to warn.
 func Open(warn func(error)) *Node { return open(thisMachine(), warn) }
 
-func open(m machine, warn func(error)) *Node {
+func open(m machine, tell func(error)) *Node {
+	warn := func(err error) {
+		if err != nil {
+			tell(err)
+		}
+	}
 	n := &Node{machine: m, missing: map[string]error{}, warn: warn}
 	found, err := m.hierarchies()
 	if err != nil {
@@ -78,6 +83,13 @@ func open(m machine, warn func(error)) *Node {
 				p = nil
 			}
 		}
+		if p != nil && slices.Contains(p.enabled, cpu) {
+			if shareErr := m.share(p); shareErr != nil {
+				err = shareErr
+				warn(n.release(p))
+				p = nil
+			}
+		}
 		if p != nil {
 			n.places = append(n.places, p)
 		}
@@ -86,6 +98,20 @@ func open(m machine, warn func(error)) *Node {
 		}
 	}
 	return n
+}
+
+// share gives all runs together the weight of the machine's CPUs, against what else runs there, as the kubelet does (kubepods,
+// pkg/kubelet/cm/node_container_manager_linux.go): the weights of runs count among themselves. In version 1 it makes the group in which runs that
+// request no CPU share the least of them.
+func (m machine) share(p *place) error {
+	if err := (Limits{CPURequestMillis: 1000 * int64(runtime.NumCPU())}).set(p, p.dir); err != nil || p.version == 2 {
+		return err
+	}
+	p.least = filepath.Join(p.dir, "least")
+	if err := m.mkdir(p.least); err != nil {
+		return fmt.Errorf("make a control group: %w", err)
+	}
+	return Limits{}.set(p, p.least)
 }
 
 func (h hierarchy) wantedControllers() []string {

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"math/big"
@@ -379,7 +378,7 @@ func beside(c corev1.Container) corev1.Container {
 func podOf(uid string, epoch uint64, init, apps []corev1.Container) *wire.DesiredPod {
 	pod := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: corev1.RestartPolicyNever, InitContainers: init, Containers: apps}}
 	pod.Name, pod.Namespace = uid, "night"
-	raw, err := json.Marshal(pod)
+	raw, err := pod.Marshal()
 	if err != nil {
 		panic(err)
 	}

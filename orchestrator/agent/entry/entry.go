@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -145,7 +146,14 @@ func runGuardian(o options, args []string, log *slog.Logger) int {
 	return code
 }
 
+// workerGCPercent lets the heap grow fivefold between collections: it is a few MB, and while one is at work the threads that start processes
+// are waited for.
+const workerGCPercent = 400
+
 func runWorker(o options, log *slog.Logger) int {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(workerGCPercent)
+	}
 	terminate := guardian.Signals()
 	if err := reaper.KeepFilesFromChildren(); err != nil {
 		log.Error("the agent failed", "error", err)

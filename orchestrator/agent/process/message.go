@@ -26,21 +26,22 @@ const (
 	errorReadingMessage = "Error on reading termination log %s: %v"
 )
 
-// newMessageFile makes an empty file for the message of the next run, whatever the run before has left there.
-func newMessageFile(path string) error {
-	if err := os.RemoveAll(path); err != nil {
+// removeMessage removes what is left at the path, which the container may have made anything.
+func removeMessage(path string) error {
+	err := unix.Unlink(path)
+	if err != nil && !errors.Is(err, unix.ENOENT) {
+		err = os.RemoveAll(path)
+	}
+	if err != nil && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("file for the termination message: %w", err)
 	}
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("file for the termination message: %w", err)
-	}
-	return file.Close()
+	return nil
 }
 
 // terminationMessage is what the run has left in its file, or else, if it failed and the policy says so, the end of its output.
 func (r *run) terminationMessage(exitCode int32) string {
 	text, err := readMessage(r.member.messagePath)
+	r.warn("removing a termination message", removeMessage(r.member.messagePath))
 	if err != nil {
 		return fmt.Sprintf(errorReadingMessage, r.member.messagePath, err)
 	}
@@ -51,7 +52,7 @@ func (r *run) terminationMessage(exitCode int32) string {
 	return strings.ToValidUTF8(text, "?") // As long as the original, at most.
 }
 
-// readMessage returns the end of the file; nothing when the container has removed it. What is no plain file any more is not opened: a
+// readMessage returns the end of the file; nothing when the container has not made it. What is no plain file any more is not opened: a
 // pipe would hold the pod up.
 func readMessage(path string) (string, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)

@@ -84,6 +84,7 @@ func (c *collector) run() {
 	defer c.out.End()
 	defer c.pipe.Close()
 	lines := lineBuffer{out: c.out}
+	defer lines.close()
 	var flushAt time.Time
 	for {
 		endBy := c.arm(flushAt)
@@ -152,9 +153,20 @@ type lineBuffer struct {
 // space is where the next bytes go; there always is some.
 func (b *lineBuffer) space() []byte {
 	if b.held == nil {
-		b.held = make([]byte, 0, chunkBytes)
+		b.held = buffers.Get().(*[chunkBytes]byte)[:0]
 	}
 	return b.held[len(b.held):cap(b.held)]
+}
+
+// buffers are those that no run uses now: most runs write little, and to make a buffer for each would be most of the garbage.
+var buffers = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+
+// close gives the buffer back.
+func (b *lineBuffer) close() {
+	if b.held != nil {
+		buffers.Put((*[chunkBytes]byte)(b.held[:chunkBytes]))
+		b.held = nil
+	}
 }
 
 // add takes n bytes that were put into space, and passes a full buffer on.

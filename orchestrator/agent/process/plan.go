@@ -28,8 +28,6 @@ type plan struct {
 	restart    corev1.RestartPolicy
 	// grace is what sidecars get when the app containers have ended.
 	grace time.Duration
-	// dir holds what the runtime keeps for the pod.
-	dir string
 	// warning says what of the pod is not as it asks for; "" for nothing.
 	warning string
 }
@@ -61,8 +59,9 @@ type container struct {
 	fallbackToLogs bool
 }
 
-// newPlan says how to run the pod, or why this runtime cannot. Such an error is for good: it names what to change in the pod.
-func newPlan(c Config, pod *corev1.Pod, dir string) (*plan, error) {
+// newPlan says how to run the pod, or why this runtime cannot. Such an error is for good: it names what to change in the pod. The names of the
+// files for its termination messages begin with messages.
+func newPlan(c Config, pod *corev1.Pod, messages string) (*plan, error) {
 	if err := checkSupported(pod); err != nil {
 		return nil, err
 	}
@@ -70,7 +69,6 @@ func newPlan(c Config, pod *corev1.Pod, dir string) (*plan, error) {
 		title:   fmt.Sprintf("%s_%s(%s)", pod.Name, pod.Namespace, pod.UID),
 		restart: pod.Spec.RestartPolicy,
 		grace:   defaultGrace,
-		dir:     dir,
 	}
 	if seconds := pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
 		p.grace = time.Duration(*seconds) * time.Second
@@ -81,22 +79,22 @@ func newPlan(c Config, pod *corev1.Pod, dir string) (*plan, error) {
 		if spec.RestartPolicy != nil {
 			role = sidecar
 		}
-		if err := p.add(c, pod, spec, role); err != nil {
+		if err := p.add(c, pod, spec, role, messages); err != nil {
 			return nil, err
 		}
 	}
 	for i := range pod.Spec.Containers {
-		if err := p.add(c, pod, &pod.Spec.Containers[i], app); err != nil {
+		if err := p.add(c, pod, &pod.Spec.Containers[i], app, messages); err != nil {
 			return nil, err
 		}
 	}
 	return p, nil
 }
 
-func (p *plan) add(c Config, pod *corev1.Pod, spec *corev1.Container, role role) error {
+func (p *plan) add(c Config, pod *corev1.Pod, spec *corev1.Container, role role, messages string) error {
 	ready := &container{
 		name: spec.Name, role: role, dir: c.Dir, limits: limitsOf(spec),
-		messagePath:    filepath.Join(p.dir, fmt.Sprintf("termination-log-%d", len(p.containers))),
+		messagePath:    fmt.Sprintf("%s.%d", messages, len(p.containers)),
 		fallbackToLogs: spec.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError,
 	}
 	vars := variables{pod: pod, machine: c.Machine, values: map[string]string{messageVariable: ready.messagePath}, names: []string{messageVariable}}

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -76,7 +77,6 @@ func (p *pod) run() {
 		})
 		return
 	}
-	defer p.cleanUp()
 	p.observer.Observe(p.status())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -105,30 +105,20 @@ func (p *pod) run() {
 	}
 }
 
-// prepare makes the plan, and the directory that it names.
-func (p *pod) prepare() error {
-	if err := os.MkdirAll(p.runtime.config.StateDir, 0o700); err != nil {
+// prepare makes the plan.
+func (p *pod) prepare() (err error) {
+	config := &p.runtime.config
+	if err := os.MkdirAll(config.StateDir, 0o700); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(p.runtime.config.StateDir, "pod-")
-	if err != nil {
-		return err
-	}
-	if p.plan, err = newPlan(p.runtime.config, p.attempt.Pod, dir); err != nil {
-		p.plan = &plan{dir: dir}
-		p.cleanUp()
+	messages := fmt.Sprintf("%s/message-%s-%d", config.StateDir, p.runtime.nonce, p.runtime.pods.Add(1))
+	if p.plan, err = newPlan(*config, p.attempt.Pod, messages); err != nil {
 		return err
 	}
 	for _, c := range p.plan.containers {
-		p.members = append(p.members, &member{container: c, delays: delays{Backoff: p.runtime.config.Backoff}})
+		p.members = append(p.members, &member{container: c, delays: delays{Backoff: config.Backoff}})
 	}
 	return nil
-}
-
-func (p *pod) cleanUp() {
-	if err := os.RemoveAll(p.plan.dir); err != nil {
-		p.runtime.config.Log.Error("removing what was kept for a pod", "pod", p.attempt.UID, "error", err)
-	}
 }
 
 // advance does what is due.

@@ -110,7 +110,7 @@ func TestNothingOfAContainerOutlivesItInItsControlGroup(t *testing.T) {
 	_, other := start(t, shell("echo up; exec sleep 1000"))
 	other.waitLog(t, "up")
 	wiped := "WIPED_MARK=" + t.TempDir()
-	end, r := runToEnd(t, shell(`(env -i PATH="$PATH" `+wiped+` setsid sh -c ': > up; exec sleep 1000' &) & `+until("up")+`grep -o 'nightshift_node_.*' /proc/self/cgroup`))
+	end, r := runToEnd(t, shell(`(env -i PATH="$PATH" `+wiped+` setsid sh -c ': > up; exec sleep 1000' &) & `+until("up")+`grep -o 'nightshift_node_.*/run-.*' /proc/self/cgroup`))
 	if end.Phase != wire.PodReport_SUCCEEDED {
 		t.Fatalf("end %v, log %q", end, r.log())
 	}

@@ -35,9 +35,6 @@ func (p *pod) startRun(m *member) (_ *run, err error) {
 	if info, err := os.Stat(m.dir); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("working directory %s: %w", m.dir, cmp.Or(err, error(unix.ENOTDIR)))
 	}
-	if err := newMessageFile(m.messagePath); err != nil {
-		return nil, err
-	}
 	mark := fmt.Sprintf("%s=%s.%d.%s.%d.%s", markName, p.attempt.UID, p.attempt.Epoch, m.name, m.restarts, p.runtime.nonce)
 	group, err := config.Cgroups.New(m.limits)
 	if err != nil {
@@ -91,7 +88,13 @@ func (r *run) warn(what string, err error) {
 func (r *run) await() ending {
 	<-r.child.Done()
 	e := ending{member: r.member, exitCode: r.child.ExitCode(), reason: attempt.ReasonError, started: r.started, finished: r.child.EndedAt()}
-	if err := r.group.Kill(); err == nil && r.group.HoldsAll() {
+	outOfMemory := false
+	if e.exitCode != 0 && r.member.limits.MemoryBytes > 0 {
+		var err error
+		outOfMemory, err = r.group.OOMKilled()
+		r.warn("asking whether a container ran out of memory", err)
+	}
+	if err := r.group.Remove(); err == nil && r.group.HoldsAll() {
 		r.child.Swept()
 	} else {
 		r.warn("ending what is left of a container", err)
@@ -99,9 +102,6 @@ func (r *run) await() ending {
 	}
 	r.collector.finish()
 
-	outOfMemory, err := r.group.OOMKilled()
-	r.warn("asking whether a container ran out of memory", err)
-	r.warn("removing the control group of a container", r.group.Remove())
 	e.message = r.terminationMessage(e.exitCode)
 	title := r.member.title()
 	signal, signaled := r.child.Signaled()

@@ -16,8 +16,8 @@
 // mark in its environment, as the end of a container's first process ends the container. Only then is the end told, so an attempt that
 // is Done runs nothing. Standard output and standard error share one pipe, in order of arrival.
 //
-// A container leaves its termination message in the file that its variable TERMINATION_MESSAGE_PATH names. Kubernetes mounts a file at
-// terminationMessagePath; a process has no mounts of its own, so the path is another for each container.
+// A container leaves its termination message in the file that its variable TERMINATION_MESSAGE_PATH names, and that it makes by writing to it.
+// Kubernetes mounts a file at terminationMessagePath; a process has no mounts of its own, so the path is another for each container.
 //
 // CPU and memory limits are enforced by control groups. Where the machine has none that the agent may use they are not, and the reports
 // of a running pod that has limits say so.
@@ -26,6 +26,7 @@ package process
 import (
 	"crypto/rand"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,6 +72,8 @@ type Runtime struct {
 	config Config
 	// nonce keeps the marks of this agent's runs apart from those of any other on the machine.
 	nonce string
+	// pods counts the attempts, for the names of what is kept for them.
+	pods atomic.Int64
 }
 
 // New returns a runtime.

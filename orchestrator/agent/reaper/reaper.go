@@ -66,12 +66,15 @@ type Child struct {
 
 // Reaper is the one waiter of its process; make it with New. Safe for concurrent use.
 type Reaper struct {
-	warn     func(error)
-	spawn    chan func()
+	warn  func(error)
+	spawn chan func()
+	// births is held for reading while a process is made and not yet among the children, and for writing while ends are taken: the end of
+	// a child that is not known yet would be lost. It is taken before mu.
+	births   sync.RWMutex
+	mu       sync.Mutex
 	children map[int]*Child // Guarded by mu: started and not yet reaped.
 	// unswept counts the children whose strays may still be about.
 	unswept int // Guarded by mu.
-	mu      sync.Mutex
 }
 
 // New makes this process the reaper of all its descendants. At most one Reaper may exist in a process, it lives as long as the
@@ -88,13 +91,16 @@ func New(warn func(error)) (*Reaper, error) {
 			r.reap()
 		}
 	}()
-	go func() {
-		// The parent of PR_SET_PDEATHSIG is a thread and not a process: this one lives as long as the process does.
-		runtime.LockOSThread()
-		for start := range r.spawn {
-			start()
-		}
-	}()
+	// A thread waits while the process that it makes becomes its executable, so there is one for each CPU.
+	for range runtime.NumCPU() {
+		go func() {
+			// The parent of PR_SET_PDEATHSIG is a thread and not a process: this one lives as long as the process does.
+			runtime.LockOSThread()
+			for start := range r.spawn {
+				start()
+			}
+		}()
+	}
 	return r, nil
 }
 
@@ -105,25 +111,33 @@ func (r *Reaper) Start(c Command) (*Child, error) {
 		return nil, err
 	}
 	defer null.Close()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var pid int
+	var child *Child
 	started := make(chan struct{})
 	r.spawn <- func() {
 		defer close(started)
-		pid, err = r.fork(c, null.Fd())
+		child, err = r.bear(c, null.Fd())
 	}
 	<-started
+	return child, err
+}
+
+// bear makes the process and puts it among the children; it runs on a thread that lives as long as this process.
+func (r *Reaper) bear(c Command, input uintptr) (*Child, error) {
+	r.births.RLock()
+	defer r.births.RUnlock()
+	pid, err := r.fork(c, input)
 	if err != nil {
 		return nil, err
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	child := &Child{reaper: r, pid: pid, mark: c.Mark, done: make(chan struct{})}
 	r.children[pid] = child
 	r.unswept++
 	return child, nil
 }
 
-// fork makes the process; it runs on the thread that starts them all.
+// fork makes the process.
 func (r *Reaper) fork(c Command, input uintptr) (pid int, err error) {
 	sys := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if c.Birthplace != nil {
@@ -146,12 +160,15 @@ func (r *Reaper) fork(c Command, input uintptr) (pid int, err error) {
 // KillAll kills every descendant and returns when none exists. It is for a process that is about to exit: from then on Start
 // and Signal block, and no Child is told to have ended.
 func (r *Reaper) KillAll() {
-	r.mu.Lock() // And never unlocked: reap must not take a status that KillDescendants waits for.
+	r.births.Lock() // And never unlocked: reap must not take a status that KillDescendants waits for, and nothing more may be born.
+	r.mu.Lock()
 	KillDescendants(r.warn)
 }
 
 // reap takes every child that has ended.
 func (r *Reaper) reap() {
+	r.births.Lock()
+	defer r.births.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for {
@@ -285,6 +302,8 @@ func (c *Child) Swept() {
 // killStrays kills what carries the mark, and everything if the mark's child is the last one. When there was nothing to kill,
 // the child counts as swept.
 func (r *Reaper) killStrays(mark string) ([]Process, error) {
+	r.births.Lock() // One that is just born is nobody's yet.
+	defer r.births.Unlock()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	strays, err := WithEnviron(mark)

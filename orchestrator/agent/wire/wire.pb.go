@@ -493,7 +493,7 @@ type DesiredPod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
 	Epoch uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	// The rendered v1.Pod, JSON.
+	// The rendered v1.Pod in Kubernetes' protobuf encoding (k8s.io/api/core/v1/generated.proto); empty when an earlier list of the session had it, for the same epoch.
 	Pod []byte `protobuf:"bytes,3,opt,name=pod,proto3" json:"pod,omitempty"`
 	// Set when the pod is to end: SIGTERM now, SIGKILL after the grace.
 	Stop          *Stop `protobuf:"bytes,4,opt,name=stop,proto3" json:"stop,omitempty"`
