@@ -148,3 +148,18 @@ func TestWhoJoinsAJobFollowsThePodsThatRunAlreadyFromTheirBeginning(t *testing.T
 		}
 	}
 }
+
+func TestWhatAJoiningRunBringsAndItsPodsWriteMayBeAnyBytes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.nightshift("run", "-f", w.write("first.yaml", waiter("first", w.path("go"))), "--data-dir", "state")
+	first.awaitOutput(first.stdout, "started on")
+	other := w.in("else\xffwhere", "LATIN=caf\xe9")
+	second := other.nightshift("run", "-f", other.write("second.yaml", job("second", `echo "$LATIN in $PWD"`)), "--data-dir", w.path("state"), "--follow")
+	second.mustEnd(0)
+	if want := "] caf\xe9 in " + other.dir + "\n"; !strings.Contains(second.stdout.String(), want) {
+		t.Errorf("it does not show %q in\n%q", want, second.stdout)
+	}
+	w.write("go", "")
+	first.mustEnd(0)
+}

@@ -197,7 +197,7 @@ func (g *guests) images(own manifest.Images) manifest.Images {
 	for _, visits := range g.visits {
 		for _, brought := range visits {
 			for name, executable := range brought.Images {
-				all[name] = executable
+				all[name] = string(executable)
 			}
 		}
 	}
@@ -229,11 +229,11 @@ func (c *controlPlane) resolveImages(pod *corev1.Pod) error {
 
 // inherit gives a container what the run that brought its Job would give it: the executables of its images, its directory, its environment.
 func inherit(container *corev1.Container, brought *attach.Visit) {
-	if command, ok := manifest.Images(brought.Images).Command(*container); ok {
-		container.Command = command
+	if executable, ok := brought.Images[container.Image]; ok && len(container.Command) == 0 {
+		container.Command = []string{string(executable)}
 	}
 	if container.WorkingDir == "" {
-		container.WorkingDir = brought.Dir
+		container.WorkingDir = string(brought.Dir)
 	}
 	named := make(map[string]bool)
 	for _, variable := range container.Env {
@@ -241,7 +241,7 @@ func inherit(container *corev1.Container, brought *attach.Visit) {
 	}
 	var env []corev1.EnvVar
 	for _, variable := range brought.Environ {
-		name, value, ok := strings.Cut(variable, "=")
+		name, value, ok := strings.Cut(string(variable), "=")
 		if !ok || name == "" || named[name] || strings.HasPrefix(name, "NIGHTSHIFT_") {
 			continue
 		}

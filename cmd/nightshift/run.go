@@ -105,10 +105,12 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 		show.Close()
 		return writeResult(ended, options.output, stdout)
 	}
-	brought := attach.Visit{Jobs: jobs, Images: settings.images, Environ: os.Environ(), Follow: options.follow}
-	if brought.Dir, err = os.Getwd(); err != nil {
+	dir, err := os.Getwd()
+	if err != nil {
 		return usage(err)
 	}
+	brought := attach.NewVisit(jobs, settings.images, os.Environ(), dir)
+	brought.Follow = options.follow
 	for deadline := time.Now().Add(attachWithin); ; {
 		err := withControlPlane(ctx, settings, func(plane *controlPlane) error {
 			return plane.runToTheEnd(ctx, &session{plane: plane, jobs: jobs, show: show, follow: options.follow, first: true}, conclude)

@@ -15,6 +15,7 @@
 package attach
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -37,12 +38,38 @@ const (
 type Visit struct {
 	Jobs []*batchv1.Job `json:"jobs"`
 	// Images of this run, NAME: EXECUTABLE.
-	Images map[string]string `json:"images"`
+	Images map[string]Bytes `json:"images"`
 	// Environ ("NAME=VALUE") and Dir are what the pods of this run's Jobs inherit.
-	Environ []string `json:"environ"`
-	Dir     string   `json:"dir"`
+	Environ []Bytes `json:"environ"`
+	Dir     Bytes   `json:"dir"`
 	// Follow streams what the pods write.
 	Follow bool `json:"follow"`
+}
+
+// NewVisit returns a Visit with the Jobs, and with what their pods inherit.
+func NewVisit(jobs []*batchv1.Job, images map[string]string, environ []string, dir string) Visit {
+	v := Visit{Jobs: jobs, Images: make(map[string]Bytes, len(images)), Environ: make([]Bytes, len(environ)), Dir: Bytes(dir)}
+	for name, executable := range images {
+		v.Images[name] = Bytes(executable)
+	}
+	for i, variable := range environ {
+		v.Environ[i] = Bytes(variable)
+	}
+	return v
+}
+
+// Bytes are text that need not be UTF-8, as variables, paths and what pods write. A string would not come through JSON as it is.
+type Bytes string
+
+// MarshalJSON implements json.Marshaler.
+func (b Bytes) MarshalJSON() ([]byte, error) { return json.Marshal([]byte(b)) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (b *Bytes) UnmarshalJSON(text []byte) error {
+	var raw []byte
+	err := json.Unmarshal(text, &raw)
+	*b = Bytes(raw)
+	return err
 }
 
 // End is what a Visit came to.
@@ -65,7 +92,7 @@ type message struct {
 
 type logLine struct {
 	Pod  string `json:"pod"`
-	Line string `json:"line"`
+	Line Bytes  `json:"line"`
 }
 
 // ErrClosing says that the control plane takes nobody in any more.

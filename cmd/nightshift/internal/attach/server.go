@@ -201,7 +201,9 @@ func (r *remote) send(m message) {
 func (r *remote) Tell(change screen.Change) { r.send(message{Change: &change}) }
 
 // Log implements screen.Display.
-func (r *remote) Log(_ context.Context, pod, line string) { r.send(message{Log: &logLine{pod, line}}) }
+func (r *remote) Log(_ context.Context, pod, line string) {
+	r.send(message{Log: &logLine{pod, Bytes(line)}})
+}
 
 // Count implements screen.Display.
 func (r *remote) Count(now screen.Tally) { r.send(message{Tally: &now}) }
