@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -189,20 +190,16 @@ func (g *guests) of(job engine.Name) *attach.Visit {
 	return nil
 }
 
-// images are the control plane's own, and what guests have brought beside them.
-func (g *guests) images(own manifest.Images) manifest.Images {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := make(manifest.Images, len(own))
-	for _, visits := range g.visits {
-		for _, brought := range visits {
-			for name, executable := range brought.Images {
-				all[name] = string(executable)
-			}
+// imagesOf are the images that a Job may name: the control plane's own, and what the run has brought that waits for it.
+func (c *controlPlane) imagesOf(job engine.Name) manifest.Images {
+	all := maps.Clone(c.settings.images)
+	if brought := c.guests.of(job); brought != nil {
+		if all == nil {
+			all = make(manifest.Images)
 		}
-	}
-	for name, executable := range own {
-		all[name] = executable
+		for name, executable := range brought.Images {
+			all[name] = string(executable)
+		}
 	}
 	return all
 }

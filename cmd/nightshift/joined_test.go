@@ -156,3 +156,22 @@ func TestARunSaysThatItsJobIsSuspendedAndThatItIsResumed(t *testing.T) {
 	w.write("go", "")
 	run.mustEnd(0)
 }
+
+func TestTheImagesThatARunBringsAreForItsOwnJobs(t *testing.T) {
+	t.Parallel()
+	w, first, second, _, _ := attached(t) // the second brings the image "none"
+	var others batchv1.Job
+	if err := yaml.UnmarshalStrict([]byte(strings.Replace(job("others", "true"), "command: [sh, -c,", "args: [-c,", 1)), &others); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.jobs("state").Create(t.Context(), &others, metav1.CreateOptions{})
+	if err == nil || !strings.Contains(err.Error(), "--image none=EXECUTABLE") {
+		t.Errorf("another client's Job with the image is answered with %v", err)
+	}
+	w.patch("state", "second", `{"metadata": {"annotations": {"example.com/who": "another client"}}}`)
+	for _, name := range []string{"go-first", "go-second"} {
+		w.write(name, "")
+	}
+	second.mustEnd(0)
+	first.mustEnd(0)
+}

@@ -28,7 +28,6 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
-	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
@@ -271,7 +270,7 @@ func (c *controlPlane) openFleet(context.Context) error {
 func (c *controlPlane) openAPI(context.Context) (err error) {
 	c.api, err = kubeapi.New(kubeapi.Config{
 		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
-		Images: func() manifest.Images { return c.guests.images(c.settings.images) }, Hosts: c.settings.hosts, Logger: c.logger,
+		Images: c.imagesOf, Hosts: c.settings.hosts, Logger: c.logger,
 	})
 	if err != nil {
 		return err
