@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"syscall"
@@ -174,4 +175,28 @@ func TestTheImagesThatARunBringsAreForItsOwnJobs(t *testing.T) {
 	}
 	second.mustEnd(0)
 	first.mustEnd(0)
+}
+
+func TestARunWhoseJobsAreRefusedSaysSoWhileOthersAreAttached(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	// So many that another run comes before the last of them, which policy denies.
+	var manifests strings.Builder
+	for i := range 300 {
+		manifests.WriteString(job(fmt.Sprint("none-", i), "true", "parallelism: 0") + "---\n")
+	}
+	manifests.WriteString(strings.Replace(job("big", "true"), "image: none", "image: none\n        resources: {requests: {cpu: 2}}", 1))
+	w.write("limits.yaml", "tenants:\n  default:\n    vcpu: 1\n")
+	first := w.nightshift("run", "-f", w.write("first.yaml", manifests.String()), "--data-dir", "state", "--policy-data", "limits.yaml")
+	first.awaitOutput(first.stdout, "job none-0 created")
+	second := w.nightshift("run", "-f", w.write("second.yaml", waiter("second", w.path("go"))), "--data-dir", "state")
+	second.awaitOutput(second.stdout, "another nightshift works on this data directory")
+	first.awaitOutput(first.stderr, `nightshift: jobs.batch "big" is forbidden`)
+	first.awaitOutput(first.stdout, "1 more are attached")
+	w.write("go", "")
+	second.mustEnd(0)
+	first.mustEnd(2)
+	if n := strings.Count(first.stdout.String()+first.stderr.String(), "is forbidden"); n != 1 {
+		t.Errorf("it says %d times why", n)
+	}
 }

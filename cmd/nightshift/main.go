@@ -44,12 +44,15 @@ func usage(err error) error { return &exitError{exitUsage, err} }
 
 func main() {
 	root := newRoot()
-	err := root.ExecuteContext(context.Background())
-	if err == nil {
-		return
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		os.Exit(say(err))
 	}
+}
+
+// say tells the user of an error, unless all has been said, and returns the exit status for it.
+func say(err error) (status int) {
 	// What cobra itself refuses (an unknown flag or command) is wrong usage.
-	status := exitUsage
+	status = exitUsage
 	var exit *exitError
 	if errors.As(err, &exit) {
 		status = exit.status
@@ -58,7 +61,7 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "nightshift:", err)
 	}
-	os.Exit(status)
+	return status
 }
 
 func newRoot() *cobra.Command {

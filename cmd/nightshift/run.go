@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -215,18 +216,28 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, s *session, conclude fun
 	// If the control plane breaks meanwhile, closing the fleet tells.
 	_ = c.socket.CloseWhenEmpty(c.running, func(present int) {
 		s.show.Tell(screen.Say("%d more are attached to this run's control plane, which goes on until they have ended; interrupt to end them too", present))
-		switch {
-		case concluded:
-		case err == nil:
-			err, concluded = conclude(ended), true
-		default:
-			s.show.Tell(screen.Say("%v", err))
-			s.park(c.running)
-			concluded = true
+		if concluded {
+			return
+		}
+		concluded = true
+		if err == nil {
+			err = conclude(ended)
+		} else {
+			var parked sync.WaitGroup
+			parked.Go(func() { s.park(c.running) })
+			defer parked.Wait()
+			s.show.Close()
+		}
+		if err != nil {
+			err = &exitError{status: say(asExit(err))}
 		}
 	})
 	if closeErr := c.closeFleet(reason, s.show); closeErr != nil {
-		return &exitError{exitMachinery, errors.Join(err, fmt.Errorf("%w: %w", errClosing, closeErr))}
+		closeErr = fmt.Errorf("%w: %w", errClosing, closeErr)
+		if !concluded {
+			closeErr = errors.Join(err, closeErr)
+		}
+		return &exitError{exitMachinery, closeErr}
 	}
 	if err == nil && !concluded {
 		return conclude(ended)

@@ -111,7 +111,7 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 	}
 	heard, leave := s.plane.narrator.listenFrom(s.plane.view, names...)
 	defer leave()
-	if err := s.create(ctx); err != nil {
+	if err := s.create(ctx, heard); err != nil {
 		return nil, err
 	}
 	logs := s.startFollowing()
@@ -154,7 +154,7 @@ func (s *session) run(ctx context.Context) ([]screen.Conclusion, error) {
 
 // create puts the Jobs through the API of this process, as kubectl would, and joins each. If one is refused, none of this call stays; the
 // caller parks those that were there before.
-func (s *session) create(ctx context.Context) error {
+func (s *session) create(ctx context.Context, heard *listener) error {
 	client, err := s.plane.client(whoRuns())
 	if err != nil {
 		return err
@@ -181,6 +181,7 @@ func (s *session) create(ctx context.Context) error {
 		if goesOn {
 			s.show.Tell(screen.Say("job %s goes on, uid %s", wanted.Name, s.uids[i]))
 		}
+		heard.tellTo(s.show)
 		// Also when this session is being interrupted: only a Job that was joined is parked.
 		if err := s.plane.join(context.WithoutCancel(ctx), s.uids[i], !goesOn || s.first); err != nil {
 			return err
