@@ -88,15 +88,33 @@ func describeFinished(state *engine.State, finished *event.PodFinished) string {
 	owner := pod.Job()
 	switch pod.Outcome {
 	case job.Succeeded:
-		return fmt.Sprintf("pod %s succeeded (%d of %d)", pod.Name(), owner.Progress.Succeeded, owner.Spec.Completions)
+		of := ""
+		if !owner.Spec.IsWorkQueue() {
+			of = fmt.Sprintf(" of %d", owner.Spec.Completions)
+		}
+		return fmt.Sprintf("pod %s succeeded (%d%s)", pod.Name(), owner.Progress.Succeeded, of)
 	case job.Evicted:
 		return fmt.Sprintf("pod %s was evicted: %s", pod.Name(), finished.GetMessage())
 	case job.Stopped:
 		return fmt.Sprintf("pod %s was stopped: %s", pod.Name(), finished.GetMessage())
 	}
 	reason := strings.TrimSpace(finished.GetReason() + " " + finished.GetMessage())
-	return fmt.Sprintf("pod %s failed with exit code %d (%s), %d failures of %d borne",
-		pod.Name(), finished.GetExitCode(), reason, owner.Progress.Failed, owner.Spec.BackoffLimit)
+	return fmt.Sprintf("pod %s failed with exit code %d (%s), %s", pod.Name(), finished.GetExitCode(), reason, consequence(owner, pod.Index, finished))
+}
+
+// consequence says what a pod's failure means for its Job.
+func consequence(owner *engine.Job, index int32, finished *event.PodFinished) string {
+	switch {
+	case finished.GetFailJob() != "":
+		return "which fails the Job (podFailurePolicy)"
+	case finished.GetIndexFailed():
+		return fmt.Sprintf("index %d is given up", index)
+	case finished.GetIgnored():
+		return "which does not count (podFailurePolicy)"
+	case owner.Spec.CountsPerIndex():
+		return fmt.Sprintf("index %d may fail %d times and is tried again", index, owner.Spec.BackoffLimitPerIndex)
+	}
+	return fmt.Sprintf("failure %d of the Job, of which %d are borne", owner.Progress.Failed, owner.Spec.BackoffLimit)
 }
 
 // isTrouble tells whether a fact is more than the ordinary course of things.

@@ -64,11 +64,20 @@ func say(err error) (status int) {
 	return status
 }
 
+const rootExample = `  # Run a Job to its end on this machine, and look at what it has left
+  nightshift run -f job.yaml
+  nightshift get pods
+  nightshift logs job/night
+
+  # Serve the Kubernetes API, to kubectl
+  nightshift serve --listen 127.0.0.1:6443`
+
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "nightshift",
 		Short:         "Run Kubernetes Jobs on spot instances, without a cluster",
 		Long:          "Nightshift runs the Kubernetes batch/v1 Jobs that you have already on spot instances, moves their pods when the cloud takes\nan instance back, and gives all capacity back when the work is done. No Kubernetes cluster is behind it.",
+		Example:       rootExample,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
