@@ -48,6 +48,8 @@ type listener struct {
 	// placed and ended are the pods that came to a node, and those that ended.
 	placed []placedPod
 	ended  []string
+	// warned are the warnings that were told.
+	warned map[string]bool
 	// concluded are Jobs that have their receipts, by UID.
 	concluded map[string]screen.Conclusion
 }
@@ -132,7 +134,7 @@ func (n *narrator) listenFrom(now *view.View, jobs ...engine.Name) (l *listener,
 
 // listen begins to collect for the Jobs of these names, and about nodes, until leave is called.
 func (n *narrator) listen(jobs ...engine.Name) (l *listener, leave func()) {
-	l = &listener{jobs: make(map[engine.Name]bool), concluded: make(map[string]screen.Conclusion)}
+	l = &listener{jobs: make(map[engine.Name]bool), concluded: make(map[string]screen.Conclusion), warned: make(map[string]bool)}
 	for _, name := range jobs {
 		l.jobs[name] = true
 	}
@@ -171,6 +173,29 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 			l.mu.Unlock()
 		}
 	}
+}
+
+// warn tells those who listen to a Job of something that is not as it asks for, of each once, by the first node where it is so.
+func (n *narrator) warn(about engine.Name, node, warning string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for l := range n.listeners {
+		l.mu.Lock()
+		if l.jobs[about] && !l.warned[warning] {
+			l.warned[warning] = true
+			l.told = append(l.told, screen.Say("warning: node %s: %s", node, warning))
+		}
+		l.mu.Unlock()
+	}
+}
+
+// warn is told by the fleet what of a pod is not as it asks for.
+func (c *controlPlane) warn(podUID, node, warning string) {
+	c.view.Read(func(state *engine.State) {
+		if pod, ok := state.Pod(podUID); ok {
+			c.narrator.warn(pod.Job().Name, node, warning)
+		}
+	})
 }
 
 // conclude notes what a Job came to: in a moment it may be deleted. It needs the lock.

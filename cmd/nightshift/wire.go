@@ -258,7 +258,7 @@ func (c *controlPlane) openFleet(context.Context) error {
 	}
 	c.fleet, err = fleet.New(fleet.Config{
 		Submit: c.writer, Providers: lent, Authority: c.authority, Logs: logSink{c.archive}, Owner: hex.EncodeToString(c.writer.Seed()),
-		Listener: listener, AgentAddress: c.settings.agentsAddress, Images: c.resolveImages,
+		Listener: listener, AgentAddress: c.settings.agentsAddress, Images: c.resolveImages, Warn: c.warn,
 		EvictEvery: c.settings.evictEvery, EvictNotice: evictNotice, Pods: podLookup{c.view}, Logger: c.logger,
 	})
 	if err != nil {
