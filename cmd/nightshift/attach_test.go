@@ -128,3 +128,38 @@ func TestTwoRunsMayWaitForTheSameJob(t *testing.T) {
 		t.Errorf("the Job came to %+v, want no eviction of %s", got, uid)
 	}
 }
+
+func TestWhoJoinsAJobFollowsThePodsThatRunAlreadyFromTheirBeginning(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.write("job.yaml", waiter("shared", w.path("go")))
+	first := w.nightshift("run", "-f", "job.yaml", "--data-dir", "state")
+	first.awaitOutput(first.stdout, "started on")
+	uid := w.uidOf(first)
+	w.await("its pod is ready", func() bool { return w.said("state", uid, "ready in") == 1 })
+	second := w.nightshift("run", "-f", "job.yaml", "--data-dir", "state", "--follow")
+	second.awaitOutput(second.stdout, "] ready in "+w.dir)
+	w.write("go", "")
+	first.mustEnd(0)
+	second.mustEnd(0)
+	for _, line := range []string{"] ready in ", "] done\n"} {
+		if n := strings.Count(second.stdout.String(), line); n != 1 {
+			t.Errorf("%q is shown %d times in\n%s", line, n, second.stdout)
+		}
+	}
+}
+
+func TestWhatAJoiningRunBringsAndItsPodsWriteMayBeAnyBytes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first := w.nightshift("run", "-f", w.write("first.yaml", waiter("first", w.path("go"))), "--data-dir", "state")
+	first.awaitOutput(first.stdout, "started on")
+	other := w.in("else\xffwhere", "LATIN=caf\xe9")
+	second := other.nightshift("run", "-f", other.write("second.yaml", job("second", `echo "$LATIN in $PWD"`)), "--data-dir", w.path("state"), "--follow")
+	second.mustEnd(0)
+	if want := "] caf\xe9 in " + other.dir + "\n"; !strings.Contains(second.stdout.String(), want) {
+		t.Errorf("it does not show %q in\n%q", want, second.stdout)
+	}
+	w.write("go", "")
+	first.mustEnd(0)
+}

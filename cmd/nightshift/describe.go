@@ -20,6 +20,9 @@ func inWordsOf(state *engine.State, fact *event.Fact) string {
 		return fmt.Sprintf("job %s created, uid %s", body.JobCreated.GetName(), body.JobCreated.GetUid())
 	case *event.Fact_JobConditionSet:
 		set := body.JobConditionSet
+		if set.GetType() == string(batchv1.JobSuspended) {
+			return describeSuspended(jobName(state, set.GetUid()), set.GetStatus() != "False")
+		}
 		return fmt.Sprintf("job %s: %s (%s): %s", jobName(state, set.GetUid()), set.GetType(), set.GetReason(), set.GetMessage())
 	case *event.Fact_ReceiptIssued:
 		return fmt.Sprintf("job %s cost $%s", jobName(state, body.ReceiptIssued.GetUid()), spot.Dollars(body.ReceiptIssued.GetReceipt().GetCostMicros()))
@@ -38,6 +41,13 @@ func inWordsOf(state *engine.State, fact *event.Fact) string {
 	default:
 		return describeNode(state, fact)
 	}
+}
+
+func describeSuspended(name string, suspended bool) string {
+	if !suspended {
+		return fmt.Sprintf("job %s is resumed", name)
+	}
+	return fmt.Sprintf("job %s is suspended: its pods end, and this run waits until it is resumed", name)
 }
 
 func describeNode(state *engine.State, fact *event.Fact) string {
@@ -78,15 +88,33 @@ func describeFinished(state *engine.State, finished *event.PodFinished) string {
 	owner := pod.Job()
 	switch pod.Outcome {
 	case job.Succeeded:
-		return fmt.Sprintf("pod %s succeeded (%d of %d)", pod.Name(), owner.Progress.Succeeded, owner.Spec.Completions)
+		of := ""
+		if !owner.Spec.IsWorkQueue() {
+			of = fmt.Sprintf(" of %d", owner.Spec.Completions)
+		}
+		return fmt.Sprintf("pod %s succeeded (%d%s)", pod.Name(), owner.Progress.Succeeded, of)
 	case job.Evicted:
 		return fmt.Sprintf("pod %s was evicted: %s", pod.Name(), finished.GetMessage())
 	case job.Stopped:
 		return fmt.Sprintf("pod %s was stopped: %s", pod.Name(), finished.GetMessage())
 	}
 	reason := strings.TrimSpace(finished.GetReason() + " " + finished.GetMessage())
-	return fmt.Sprintf("pod %s failed with exit code %d (%s), %d failures of %d borne",
-		pod.Name(), finished.GetExitCode(), reason, owner.Progress.Failed, owner.Spec.BackoffLimit)
+	return fmt.Sprintf("pod %s failed with exit code %d (%s), %s", pod.Name(), finished.GetExitCode(), reason, consequence(owner, pod.Index, finished))
+}
+
+// consequence says what a pod's failure means for its Job.
+func consequence(owner *engine.Job, index int32, finished *event.PodFinished) string {
+	switch {
+	case finished.GetFailJob() != "":
+		return "which fails the Job (podFailurePolicy)"
+	case finished.GetIndexFailed():
+		return fmt.Sprintf("index %d is given up", index)
+	case finished.GetIgnored():
+		return "which does not count (podFailurePolicy)"
+	case owner.Spec.CountsPerIndex():
+		return fmt.Sprintf("index %d may fail %d times and is tried again", index, owner.Spec.BackoffLimitPerIndex)
+	}
+	return fmt.Sprintf("failure %d of the Job, of which %d are borne", owner.Progress.Failed, owner.Spec.BackoffLimit)
 }
 
 // isTrouble tells whether a fact is more than the ordinary course of things.
@@ -95,7 +123,8 @@ func isTrouble(fact *event.Fact) bool {
 	case *event.Fact_PodFinished:
 		return body.PodFinished.GetOutcome() == event.PodFinished_FAILED || body.PodFinished.GetOutcome() == event.PodFinished_EVICTED
 	case *event.Fact_JobConditionSet:
-		return body.JobConditionSet.GetType() == string(batchv1.JobFailureTarget)
+		kind := body.JobConditionSet.GetType()
+		return kind == string(batchv1.JobFailureTarget) || kind == string(batchv1.JobSuspended)
 	case *event.Fact_LaunchSettled:
 		return body.LaunchSettled.GetErrorKind() != ""
 	case *event.Fact_PodRestarted, *event.Fact_PodUnplaceable, *event.Fact_NodeNoticed:

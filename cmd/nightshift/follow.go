@@ -5,12 +5,16 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 )
 
 // maxLogLine bounds what is shown as one line; longer ones are cut into several.
 const maxLogLine = 64 << 10
+
+// maxFollowed is how many pods are followed at once. Those that come later wait for their turn, as all that they write is kept.
+const maxFollowed = 1024
 
 // followed streams what the pods of a session write, each container by a goroutine of its own.
 type followed struct {
@@ -20,6 +24,16 @@ type followed struct {
 	work    sync.WaitGroup
 	// ends tells of a pod by its UID that it has ended: all that it has written is in the archive then.
 	ends map[string]context.CancelFunc
+
+	mu     sync.Mutex
+	active int
+	later  []followedPod
+}
+
+// followedPod is a pod to follow; running ends when the pod has.
+type followedPod struct {
+	placedPod
+	running context.Context
 }
 
 func (s *session) startFollowing() *followed {
@@ -28,24 +42,55 @@ func (s *session) startFollowing() *followed {
 	return f
 }
 
-// look begins to follow pods that have come to a node since. A session that does not follow begins nothing.
+// look begins to follow pods that are on a node, or have come to one since. A session that does not follow begins nothing.
 func (f *followed) look(heard *listener) {
 	placed, ended := heard.takePods()
 	if !f.session.follow {
 		return
 	}
 	for _, pod := range placed {
+		if !slices.Contains(f.session.uids, pod.jobUID) {
+			continue // of one that was there before
+		}
 		running, end := context.WithCancel(f.ctx)
 		f.ends[pod.uid] = end
-		for _, container := range pod.containers {
-			f.work.Go(func() { f.container(running, pod, container) })
-		}
+		f.begin(followedPod{pod, running})
 	}
 	for _, uid := range ended {
 		if end, ok := f.ends[uid]; ok {
 			end()
 			delete(f.ends, uid)
 		}
+	}
+}
+
+func (f *followed) begin(pod followedPod) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.active == maxFollowed {
+		f.later = append(f.later, pod)
+		return
+	}
+	f.active++
+	f.work.Go(func() { f.pods(pod) })
+}
+
+// pods follows a pod to its end, and then those that have waited for that.
+func (f *followed) pods(pod followedPod) {
+	for {
+		var containers sync.WaitGroup
+		for _, container := range pod.containers {
+			containers.Go(func() { f.container(pod.running, pod.placedPod, container) })
+		}
+		containers.Wait()
+		f.mu.Lock()
+		if len(f.later) == 0 {
+			f.active--
+			f.mu.Unlock()
+			return
+		}
+		pod, f.later = f.later[0], f.later[1:]
+		f.mu.Unlock()
 	}
 }
 
@@ -66,7 +111,7 @@ func (f *followed) container(running context.Context, pod placedPod, container s
 		case errors.Is(err, errNoLog), f.ctx.Err() != nil:
 			return
 		case err != nil:
-			f.session.show.Log(name, "(the log breaks off: "+err.Error()+")")
+			f.session.show.Log(f.ctx, name, "(the log breaks off: "+err.Error()+")")
 			return
 		}
 	}
@@ -87,7 +132,7 @@ func (f *followed) copy(ctx context.Context, run containerRun, name string, offs
 		line, err := in.ReadSlice('\n')
 		whole := err == nil || errors.Is(err, bufio.ErrBufferFull) || errors.Is(err, io.EOF)
 		if len(line) > 0 && whole {
-			f.session.show.Log(name, strings.TrimSuffix(string(line), "\n"))
+			f.session.show.Log(f.ctx, name, strings.TrimSuffix(string(line), "\n"))
 			offset += int64(len(line))
 		}
 		switch {
@@ -99,11 +144,12 @@ func (f *followed) copy(ctx context.Context, run containerRun, name string, offs
 	}
 }
 
-// wait returns when all logs have been shown; those of a session that was broken off are not waited for.
-func (f *followed) wait(whole bool) {
+// wait returns when all logs have been shown, or the context has ended; those of a session that was broken off are not waited for.
+func (f *followed) wait(ctx context.Context, whole bool) {
 	if !whole {
 		f.stop()
 	}
+	defer f.stop()
+	defer context.AfterFunc(ctx, f.stop)()
 	f.work.Wait()
-	f.stop()
 }

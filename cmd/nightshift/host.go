@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -74,6 +75,8 @@ func (s *session) park(there context.Context) {
 type waiting struct {
 	// step makes counting a session in or out one with what the engine is told of it.
 	step sync.Mutex
+	// brought are the Jobs that a run has created, or resumed: they stop with the last run that waits for them. Others go on. It is guarded by step.
+	brought map[string]bool
 
 	mu       sync.Mutex
 	sessions map[string]int
@@ -96,18 +99,26 @@ func (w *waiting) add(uid string, change int) int {
 
 func (c *controlPlane) isAwaited(uid string) bool { return c.waiting.add(uid, 0) > 0 }
 
-// join counts a session in for a Job, which goes on if it was parked.
-func (c *controlPlane) join(ctx context.Context, uid string) error {
+// join counts a session in for a Job, which goes on if it was parked. Brings tells that the session has created it.
+func (c *controlPlane) join(ctx context.Context, uid string, brings bool) error {
 	c.waiting.step.Lock()
 	defer c.waiting.step.Unlock()
+	c.view.Read(func(state *engine.State) {
+		owner, ok := state.Jobs[uid]
+		brings = brings || (ok && owner.IsParked())
+	})
 	if _, err := c.writer.Submit(ctx, engine.UnparkJob{UID: uid}); err != nil {
 		return err
 	}
 	c.waiting.add(uid, 1)
+	if c.waiting.brought == nil {
+		c.waiting.brought = make(map[string]bool)
+	}
+	c.waiting.brought[uid] = c.waiting.brought[uid] || brings
 	return nil
 }
 
-// leave counts a session out of its Jobs, parks those for which none waits any more, and returns them.
+// leave counts a session out of its Jobs. Those that a run has brought and for which none waits any more are parked, and returned.
 func (c *controlPlane) leave(uids []string) (left []string) {
 	c.waiting.step.Lock()
 	defer c.waiting.step.Unlock()
@@ -115,7 +126,7 @@ func (c *controlPlane) leave(uids []string) (left []string) {
 		if !c.isAwaited(uid) {
 			continue // not joined, or left before
 		}
-		if c.waiting.add(uid, -1) == 0 {
+		if c.waiting.add(uid, -1) == 0 && c.waiting.brought[uid] {
 			left = append(left, uid)
 			c.parkJob(uid, noLimit)
 		}
@@ -179,20 +190,16 @@ func (g *guests) of(job engine.Name) *attach.Visit {
 	return nil
 }
 
-// images are the control plane's own, and what guests have brought beside them.
-func (g *guests) images(own manifest.Images) manifest.Images {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	all := make(manifest.Images, len(own))
-	for _, visits := range g.visits {
-		for _, brought := range visits {
-			for name, executable := range brought.Images {
-				all[name] = executable
-			}
+// imagesOf are the images that a Job may name: the control plane's own, and what the run has brought that waits for it.
+func (c *controlPlane) imagesOf(job engine.Name) manifest.Images {
+	all := maps.Clone(c.settings.images)
+	if brought := c.guests.of(job); brought != nil {
+		if all == nil {
+			all = make(manifest.Images)
 		}
-	}
-	for name, executable := range own {
-		all[name] = executable
+		for name, executable := range brought.Images {
+			all[name] = string(executable)
+		}
 	}
 	return all
 }
@@ -219,11 +226,11 @@ func (c *controlPlane) resolveImages(pod *corev1.Pod) error {
 
 // inherit gives a container what the run that brought its Job would give it: the executables of its images, its directory, its environment.
 func inherit(container *corev1.Container, brought *attach.Visit) {
-	if command, ok := manifest.Images(brought.Images).Command(*container); ok {
-		container.Command = command
+	if executable, ok := brought.Images[container.Image]; ok && len(container.Command) == 0 {
+		container.Command = []string{string(executable)}
 	}
 	if container.WorkingDir == "" {
-		container.WorkingDir = brought.Dir
+		container.WorkingDir = string(brought.Dir)
 	}
 	named := make(map[string]bool)
 	for _, variable := range container.Env {
@@ -231,7 +238,7 @@ func inherit(container *corev1.Container, brought *attach.Visit) {
 	}
 	var env []corev1.EnvVar
 	for _, variable := range brought.Environ {
-		name, value, ok := strings.Cut(variable, "=")
+		name, value, ok := strings.Cut(string(variable), "=")
 		if !ok || name == "" || named[name] || strings.HasPrefix(name, "NIGHTSHIFT_") {
 			continue
 		}

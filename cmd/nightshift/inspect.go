@@ -33,12 +33,12 @@ import (
 
 // kubectl's own commands, with their flags and forms of output, on what runs have left in a data directory. Nothing runs meanwhile.
 var inspections = []struct {
-	name, short, example string
+	use, short, example string
 	// writes: it changes what is in the data directory.
 	writes  bool
 	command func(cmdutil.Factory, genericiooptions.IOStreams) *cobra.Command
 }{
-	{"get", "List what runs have left in the data directory: jobs, pods, nodes, events, namespaces", `  # The Jobs of earlier runs
+	{"get TYPE [NAME | -l SELECTOR] [-o FORMAT]", "List what runs have left in the data directory: jobs, pods, nodes, events, namespaces", `  # The Jobs of earlier runs
   nightshift get jobs --all-namespaces
 
   # The pods of one, and a whole object
@@ -47,16 +47,16 @@ var inspections = []struct {
 		func(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 			return get.NewCmdGet("nightshift", f, streams)
 		}},
-	{"describe", "Show a Job or a pod with all that has happened to it", `  nightshift describe job night
+	{"describe TYPE [NAME_PREFIX | -l SELECTOR]", "Show a Job or a pod with all that has happened to it", `  nightshift describe job night
   nightshift describe pod night-7-x2v4k`, false,
 		func(f cmdutil.Factory, streams genericiooptions.IOStreams) *cobra.Command {
 			return describe.NewCmdDescribe("nightshift", f, streams)
 		}},
-	{"logs", "Print what a pod has written", `  nightshift logs job/night
+	{"logs (POD | job/NAME | -l SELECTOR) [-c CONTAINER]", "Print what a pod has written", `  nightshift logs job/night
   nightshift logs night-7-x2v4k --previous
   nightshift logs --selector batch.kubernetes.io/job-completion-index=7 --tail 20`, false,
 		logs.NewCmdLogs},
-	{"delete", "Delete a Job with its pods; what it has written and its report stay in the archive", `  nightshift delete job night
+	{"delete TYPE [NAME | -l SELECTOR | --all]", "Delete a Job with its pods; what it has written and its report stay in the archive", `  nightshift delete job night
   nightshift delete jobs --all --namespace tenant-a`, true,
 		deletion.NewCmdDelete},
 }
@@ -67,7 +67,7 @@ func newInspections() []*cobra.Command {
 		i := &inspector{writes: inspection.writes}
 		streams := genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr}
 		command := inspection.command(cmdutil.NewFactory(i), streams)
-		command.Short, command.Example = inspection.short, inspection.example
+		command.Use, command.Short, command.Example = inspection.use, inspection.short, inspection.example
 		command.Long = inspection.short + ".\n\nThe command and its flags are kubectl's. While a run or a server works on the data directory, it is asked."
 		command.Flags().StringVarP(&i.namespace, "namespace", "n", "default", "namespace, which is the tenant")
 		command.Flags().StringVar(&i.dataDir, "data-dir", "", dataDirUsage)

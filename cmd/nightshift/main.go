@@ -44,12 +44,15 @@ func usage(err error) error { return &exitError{exitUsage, err} }
 
 func main() {
 	root := newRoot()
-	err := root.ExecuteContext(context.Background())
-	if err == nil {
-		return
+	if err := root.ExecuteContext(context.Background()); err != nil {
+		os.Exit(say(err))
 	}
+}
+
+// say tells the user of an error, unless all has been said, and returns the exit status for it.
+func say(err error) (status int) {
 	// What cobra itself refuses (an unknown flag or command) is wrong usage.
-	status := exitUsage
+	status = exitUsage
 	var exit *exitError
 	if errors.As(err, &exit) {
 		status = exit.status
@@ -58,14 +61,23 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "nightshift:", err)
 	}
-	os.Exit(status)
+	return status
 }
+
+const rootExample = `  # Run a Job to its end on this machine, and look at what it has left
+  nightshift run -f job.yaml
+  nightshift get pods
+  nightshift logs job/night
+
+  # Serve the Kubernetes API, to kubectl
+  nightshift serve --listen 127.0.0.1:6443`
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "nightshift",
 		Short:         "Run Kubernetes Jobs on spot instances, without a cluster",
 		Long:          "Nightshift runs the Kubernetes batch/v1 Jobs that you have already on spot instances, moves their pods when the cloud takes\nan instance back, and gives all capacity back when the work is done. No Kubernetes cluster is behind it.",
+		Example:       rootExample,
 		Version:       version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

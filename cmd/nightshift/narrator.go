@@ -6,6 +6,7 @@ import (
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/telemetry"
 )
 
@@ -47,6 +48,8 @@ type listener struct {
 	// placed and ended are the pods that came to a node, and those that ended.
 	placed []placedPod
 	ended  []string
+	// warned are the warnings that were told.
+	warned map[string]bool
 	// concluded are Jobs that have their receipts, by UID.
 	concluded map[string]screen.Conclusion
 }
@@ -66,6 +69,18 @@ type placedPod struct {
 	containers []string
 }
 
+func placedPodOf(pod *engine.Pod) placedPod {
+	placed := placedPod{namespace: pod.Namespace(), jobUID: pod.Job().UID, uid: pod.UID(), name: pod.Name()}
+	spec := &pod.Job().Object.Spec.Template.Spec
+	for i := range spec.InitContainers {
+		placed.containers = append(placed.containers, spec.InitContainers[i].Name)
+	}
+	for i := range spec.Containers {
+		placed.containers = append(placed.containers, spec.Containers[i].Name)
+	}
+	return placed
+}
+
 // takePods returns the pods that came to a node since it was last called, and the UIDs of those that ended.
 func (l *listener) takePods() (placed []placedPod, ended []string) {
 	l.mu.Lock()
@@ -80,15 +95,7 @@ func (l *listener) follow(state *engine.State, fact *event.Fact) {
 	switch body := fact.Body.(type) {
 	case *event.Fact_PodBound:
 		pod, _ := state.Pod(body.PodBound.GetUid())
-		placed := placedPod{namespace: pod.Namespace(), jobUID: pod.Job().UID, uid: pod.UID(), name: pod.Name()}
-		spec := &pod.Job().Object.Spec.Template.Spec
-		for i := range spec.InitContainers {
-			placed.containers = append(placed.containers, spec.InitContainers[i].Name)
-		}
-		for i := range spec.Containers {
-			placed.containers = append(placed.containers, spec.Containers[i].Name)
-		}
-		l.placed = append(l.placed, placed)
+		l.placed = append(l.placed, placedPodOf(pod))
 	case *event.Fact_PodFinished:
 		l.ended = append(l.ended, body.PodFinished.GetUid())
 	}
@@ -105,9 +112,29 @@ func (l *listener) tellTo(show screen.Display) {
 	}
 }
 
-// listen begins to collect for the Jobs of these names, until leave is called.
+// listenFrom begins to collect for the Jobs of these names, until leave is called. The pods that they have on nodes are as if they had just come there.
+func (n *narrator) listenFrom(now *view.View, jobs ...engine.Name) (l *listener, leave func()) {
+	// While the state is read no fact is told.
+	now.Read(func(state *engine.State) {
+		l, leave = n.listen(jobs...)
+		for _, name := range jobs {
+			owner, ok := state.JobOf(name.Namespace, name.Name)
+			if !ok {
+				continue
+			}
+			for pod := range owner.Live() {
+				if pod.Node() != "" {
+					l.placed = append(l.placed, placedPodOf(pod))
+				}
+			}
+		}
+	})
+	return l, leave
+}
+
+// listen begins to collect for the Jobs of these names, and about nodes, until leave is called.
 func (n *narrator) listen(jobs ...engine.Name) (l *listener, leave func()) {
-	l = &listener{jobs: make(map[engine.Name]bool), concluded: make(map[string]screen.Conclusion)}
+	l = &listener{jobs: make(map[engine.Name]bool), concluded: make(map[string]screen.Conclusion), warned: make(map[string]bool)}
 	for _, name := range jobs {
 		l.jobs[name] = true
 	}
@@ -146,6 +173,29 @@ func (n *narrator) each(seq uint64, fact *event.Fact, state *engine.State) {
 			l.mu.Unlock()
 		}
 	}
+}
+
+// warn tells those who listen to a Job of something that is not as it asks for, of each once, by the first node where it is so.
+func (n *narrator) warn(about engine.Name, node, warning string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for l := range n.listeners {
+		l.mu.Lock()
+		if l.jobs[about] && !l.warned[warning] {
+			l.warned[warning] = true
+			l.told = append(l.told, screen.Say("warning: node %s: %s", node, warning))
+		}
+		l.mu.Unlock()
+	}
+}
+
+// warn is told by the fleet what of a pod is not as it asks for.
+func (c *controlPlane) warn(podUID, node, warning string) {
+	c.view.Read(func(state *engine.State) {
+		if pod, ok := state.Pod(podUID); ok {
+			c.narrator.warn(pod.Job().Name, node, warning)
+		}
+	})
 }
 
 // conclude notes what a Job came to: in a moment it may be deleted. It needs the lock.

@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -104,13 +106,15 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 		show.Close()
 		return writeResult(ended, options.output, stdout)
 	}
-	brought := attach.Visit{Jobs: jobs, Images: settings.images, Environ: os.Environ(), Follow: options.follow}
-	if brought.Dir, err = os.Getwd(); err != nil {
+	dir, err := os.Getwd()
+	if err != nil {
 		return usage(err)
 	}
+	brought := attach.NewVisit(jobs, settings.images, os.Environ(), dir)
+	brought.Follow = options.follow
 	for deadline := time.Now().Add(attachWithin); ; {
 		err := withControlPlane(ctx, settings, func(plane *controlPlane) error {
-			return plane.runToTheEnd(ctx, &session{plane: plane, jobs: jobs, show: show, follow: options.follow}, conclude)
+			return plane.runToTheEnd(ctx, &session{plane: plane, jobs: jobs, show: show, follow: options.follow, first: true}, conclude)
 		})
 		if errors.Is(err, errInUse) {
 			err = attachTo(ctx, settings.dataDir, brought, show, conclude)
@@ -212,18 +216,28 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, s *session, conclude fun
 	// If the control plane breaks meanwhile, closing the fleet tells.
 	_ = c.socket.CloseWhenEmpty(c.running, func(present int) {
 		s.show.Tell(screen.Say("%d more are attached to this run's control plane, which goes on until they have ended; interrupt to end them too", present))
-		switch {
-		case concluded:
-		case err == nil:
-			err, concluded = conclude(ended), true
-		default:
-			s.show.Tell(screen.Say("%v", err))
-			s.park(c.running)
-			concluded = true
+		if concluded {
+			return
+		}
+		concluded = true
+		if err == nil {
+			err = conclude(ended)
+		} else {
+			var parked sync.WaitGroup
+			parked.Go(func() { s.park(c.running) })
+			defer parked.Wait()
+			s.show.Close()
+		}
+		if err != nil {
+			err = &exitError{status: say(asExit(err))}
 		}
 	})
 	if closeErr := c.closeFleet(reason, s.show); closeErr != nil {
-		return &exitError{exitMachinery, errors.Join(err, fmt.Errorf("%w: %w", errClosing, closeErr))}
+		closeErr = fmt.Errorf("%w: %w", errClosing, closeErr)
+		if !concluded {
+			closeErr = errors.Join(err, closeErr)
+		}
+		return &exitError{exitMachinery, closeErr}
 	}
 	if err == nil && !concluded {
 		return conclude(ended)
@@ -231,7 +245,7 @@ func (c *controlPlane) runToTheEnd(ctx context.Context, s *session, conclude fun
 	return asExit(err)
 }
 
-// writeResult writes what the Jobs came to; a *exitError says so if one has failed.
+// writeResult writes what the Jobs came to; a *exitError says so if one has failed or was deleted.
 func writeResult(ended []screen.Conclusion, output string, stdout io.Writer) error {
 	var err error
 	if output == "json" {
@@ -244,10 +258,20 @@ func writeResult(ended []screen.Conclusion, output string, stdout io.Writer) err
 	if err != nil {
 		return &exitError{exitMachinery, fmt.Errorf("write the result: %w", err)}
 	}
+	failed, deleted := false, []string(nil)
 	for i := range ended {
-		if ended[i].Report.Status == string(batchv1.JobFailed) {
-			return &exitError{status: exitFailed}
+		switch ended[i].Report.Status {
+		case string(batchv1.JobFailed):
+			failed = true
+		case screen.Deleted:
+			deleted = append(deleted, ended[i].Report.Name)
 		}
+	}
+	switch {
+	case len(deleted) > 0:
+		return &exitError{exitFailed, fmt.Errorf("deleted before the end: %s", strings.Join(deleted, ", "))}
+	case failed:
+		return &exitError{status: exitFailed}
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func TestEachEndHasItsExitStatusAndSaysWhy(t *testing.T) {
 			[]string{"managed by example.com/other (spec.managedBy)"}},
 		{"an index that is given up fails the Job when all others have ended",
 			job("x", "[ $JOB_COMPLETION_INDEX != 1 ]", "completionMode: Indexed", "completions: 3", "parallelism: 3", "backoffLimitPerIndex: 0"), nil, 1,
-			[]string{"FailedIndexes", "Job has failed indexes"}},
+			[]string{"FailedIndexes", "Job has failed indexes", "index 1 is given up"}},
 		{"an image that names no command is refused and the way out told",
 			strings.Replace(job("x", "true"), `command: [sh, -c, "true"]`, "args: [a]", 1), nil, 2,
 			[]string{"spec.template.spec.containers[0].command", "--image none=EXECUTABLE"}},
@@ -157,8 +157,8 @@ func TestAnInterruptedRunStopsItsPodsGracefullyAndIsResumed(t *testing.T) {
 	}
 	other := w.nightshift("run", "--data-dir", "state", "-f", w.write("other.yaml", job("wait", "true", "completions: 2", "parallelism: 2")))
 	other.mustEnd(2)
-	if !strings.Contains(other.stderr.String(), `holds an unfinished Job "wait" of another spec`) {
-		t.Errorf("another spec: %s", other.stderr)
+	if said := other.stderr.String(); !strings.Contains(said, `the Job "wait", unfinished in `) || !strings.Contains(said, "spec.template.spec.containers[0].command[2] is ") {
+		t.Errorf("another spec: %s", said)
 	}
 	w.write("go", "")
 	second := w.nightshift("run", "-f", file, "--data-dir", "state", "-o", "json")
@@ -259,7 +259,7 @@ func TestAWorkQueueEndsWhenItsPodsAgree(t *testing.T) {
 	w := newWorld(t)
 	run := w.nightshift("run", "-f", w.write("job.yaml", job("queue", `while [ ! -e all ]; do [ $(ls | grep -c ^here) = 3 ] && touch all; : > here.$(cut -d" " -f4 /proc/self/stat); sleep 0.05; done`, "parallelism: 3")), "--data-dir", "state")
 	run.mustEnd(0)
-	if out := run.stdout.String(); !strings.Contains(out, "Complete after") || !strings.Contains(out, ": 3 succeeded, 0 failed") {
+	if out := run.stdout.String(); !strings.Contains(out, "Complete after") || !strings.Contains(out, ": 3 succeeded, 0 failed") || !strings.Contains(out, " succeeded (3)") {
 		t.Errorf("the work queue ends with\n%s", tail(out))
 	}
 }
@@ -267,7 +267,7 @@ func TestAWorkQueueEndsWhenItsPodsAgree(t *testing.T) {
 func TestHelpShowsExamples(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	for _, command := range []string{"run", "serve"} {
+	for _, command := range []string{"run", "serve", "get", "describe", "logs", "delete"} {
 		help := w.nightshift(command, "--help")
 		help.mustEnd(0)
 		if text := help.stdout.String(); !strings.Contains(text, "Examples:") || !strings.Contains(text, "nightshift "+command) {

@@ -3,6 +3,7 @@ package main_test
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"regexp"
 	"slices"
 	"strings"
@@ -100,5 +101,28 @@ func TestATerminalGetsABarAndWhatGoesWrong(t *testing.T) {
 	}
 	if strings.Contains(out, "started on") {
 		t.Error("the terminal shows what is ordinary line by line")
+	}
+}
+
+// In a mount namespace of its own the run finds no control groups.
+func TestWhereLimitsAreNotEnforcedARunWarnsOnce(t *testing.T) {
+	t.Parallel()
+	const isolated = "mount -t tmpfs none /sys/fs/cgroup && exec "
+	w := newWorld(t)
+	unshare := []string{"--user", "--map-root-user", "--mount", "sh", "-c"}
+	if out, err := exec.Command("unshare", append(unshare, isolated+"true")...).CombinedOutput(); err != nil {
+		t.Skipf("no mount namespace can be had here: %v: %s", err, out)
+	}
+	limited := strings.Replace(job("limited", `while [ ! -e go ]; do sleep 0.05; done`, "completions: 2", "parallelism: 2"), "image: none",
+		"image: none\n        resources: {limits: {cpu: 2, memory: 64Mi}}", 1)
+	w.write("job.yaml", limited)
+	run := w.start("unshare", append(unshare, isolated+built.nightshift+" run -f job.yaml --data-dir state --nodes 2")...)
+	const warning = "cpu and memory limits are not enforced on this node"
+	run.awaitOutput(run.stdout, warning)
+	w.await("both run", func() bool { return strings.Count(run.stdout.String(), "started on") == 2 })
+	w.write("go", "")
+	run.mustEnd(0)
+	if out := run.stdout.String(); strings.Count(out, warning) != 1 || !strings.Contains(out, "\nwarning: node local-") {
+		t.Errorf("it does not warn once:\n%s", out)
 	}
 }

@@ -28,7 +28,6 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/fleet"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
-	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
@@ -247,7 +246,7 @@ func (c *controlPlane) openFleet(context.Context) error {
 	}
 	c.fleet, err = fleet.New(fleet.Config{
 		Submit: c.writer, Providers: lent, Authority: c.authority, Logs: logSink{c.archive}, Owner: hex.EncodeToString(c.writer.Seed()),
-		Listener: listener, AgentAddress: c.settings.agentsAddress, Images: c.resolveImages,
+		Listener: listener, AgentAddress: c.settings.agentsAddress, Images: c.resolveImages, Warn: c.warn,
 		EvictEvery: c.settings.evictEvery, EvictNotice: evictNotice, Pods: podLookup{c.view}, Logger: c.logger,
 	})
 	if err != nil {
@@ -259,7 +258,7 @@ func (c *controlPlane) openFleet(context.Context) error {
 func (c *controlPlane) openAPI(context.Context) (err error) {
 	c.api, err = kubeapi.New(kubeapi.Config{
 		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
-		Images: func() manifest.Images { return c.guests.images(c.settings.images) }, Hosts: c.settings.hosts, Logger: c.logger,
+		Images: c.imagesOf, Hosts: c.settings.hosts, Logger: c.logger,
 	})
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,6 +123,11 @@ func (w *world) marked() map[int]string {
 		found[pid] = strings.ReplaceAll(string(line), "\x00", " ")
 	}
 	return found
+}
+
+// commandLines of the processes that carry the mark.
+func (w *world) commandLines() string {
+	return strings.Join(slices.Collect(maps.Values(w.marked())), "\n")
 }
 
 // awaitNothingLeft waits until no process carries the mark, for as long as one may outlive its run, and lists those that still do.

@@ -173,6 +173,9 @@ func (j *Job) Ended() bool {
 	return ended
 }
 
+// IsParked tells whether its pods are stopped and no new ones made.
+func (j *Job) IsParked() bool { return j.parked != nil }
+
 // Attempts is how many pods were ever created for the Job.
 func (j *Job) Attempts() int { return len(j.pods) }
 

@@ -105,6 +105,9 @@ type Config struct {
 	AgentAddress string
 	// Images changes a rendered pod so that nodes can run its images, or says why not; none by default.
 	Images func(*corev1.Pod) error
+	// Warn is told what of a running pod is not as it asks for, before it is on record that it runs, and again when its node says so again; nobody by
+	// default.
+	Warn   func(podUID, node, warning string)
 	Logger *slog.Logger
 	// OffersEvery is how often providers are asked for offers, ReconcileEvery how often for a list of all instances.
 	OffersEvery, ReconcileEvery time.Duration

@@ -286,6 +286,9 @@ func (s *session) report(reports []*wire.PodReport) error {
 			return status.Errorf(codes.PermissionDenied, "pod %s is on node %q", report.GetUid(), node)
 		}
 		phase, known := phases[report.GetPhase()]
+		if warn := s.hub.fleet.config.Warn; warn != nil && phase == engine.ReportRunning && known && report.GetMessage() != "" {
+			warn(report.GetUid(), s.node, report.GetMessage())
+		}
 		switch {
 		case known:
 			commands = append(commands, engine.ReportPod{

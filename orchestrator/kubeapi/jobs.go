@@ -69,7 +69,8 @@ func (j *jobs) Create(ctx context.Context, object runtime.Object, validate rest.
 }
 
 func (j *jobs) create(ctx context.Context, job *batchv1.Job, validate rest.ValidateObjectFunc, dryRun bool) (runtime.Object, error) {
-	admitted, errs := manifest.Admit(job, manifest.Options{UID: job.UID, Created: job.CreationTimestamp, Images: j.server.config.Images()})
+	images := j.server.config.Images(engine.Name{Namespace: job.Namespace, Name: job.Name})
+	admitted, errs := manifest.Admit(job, manifest.Options{UID: job.UID, Created: job.CreationTimestamp, Images: images})
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(job.Name, errs)
 	}
@@ -180,7 +181,7 @@ func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.
 			each.DeletionTimestamp, each.DeletionGracePeriodSeconds, each.Finalizers = nil, nil, nil
 		}
 	}
-	admitted, errs := manifest.AdmitUpdate(job, before, j.server.config.Images())
+	admitted, errs := manifest.AdmitUpdate(job, before, j.server.config.Images(engine.Name{Namespace: old.Namespace, Name: old.Name}))
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(old.Name, errs)
 	}

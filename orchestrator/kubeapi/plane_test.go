@@ -124,7 +124,7 @@ func newPlane(t testing.TB) *plane {
 	p.must(err)
 	p.api, err = kubeapi.New(kubeapi.Config{
 		View: p.view, Submitter: p.writer, Jobs: jobCreator{desk}, Logs: p.logs, Authority: p.authority,
-		Images: func() manifest.Images { return manifest.Images{"data-processor:v1": "/bin/true"} }, Logger: logger,
+		Images: func(engine.Name) manifest.Images { return manifest.Images{"data-processor:v1": "/bin/true"} }, Logger: logger,
 	})
 	p.must(err)
 	t.Cleanup(p.api.Close)

@@ -98,8 +98,8 @@ type Config struct {
 	Jobs      JobCreator
 	Logs      Logs
 	Authority Authority
-	// Images gives those that containers without a command may name now; nil for none. What it returns is not changed later.
-	Images func() manifest.Images
+	// Images gives those that containers without a command may name now, in the Job of that name; nil for none. What it returns is not changed later.
+	Images func(job engine.Name) manifest.Images
 	// Hosts by which the server is reached: DNS names and IP addresses. Loopback is always among them.
 	Hosts []string
 	// Now is the clock; nil is time.Now.
@@ -129,7 +129,7 @@ func New(config Config) (*Server, error) {
 		config.Now = time.Now
 	}
 	if config.Images == nil {
-		config.Images = func() manifest.Images { return nil }
+		config.Images = func(engine.Name) manifest.Images { return nil }
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)

@@ -16,6 +16,22 @@ import (
 // defaults filled in, without anything that is generated for one Job alone. It is the same for a manifest and for the Job that Admit
 // made of it, under whichever UID, so it tells whether the same Job is submitted again. job is not changed.
 func Digest(job *batchv1.Job) (string, error) {
+	text, err := json.Marshal(askedFor(job))
+	if err != nil {
+		return "", fmt.Errorf("digest of Job %s/%s: %w", job.Namespace, job.Name, err)
+	}
+	sum := sha256.Sum256(text)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
+}
+
+// asked is what the user asked for. Digests are on record: the names and the order of its fields are for ever.
+type asked struct {
+	Namespace, Name     string
+	Labels, Annotations map[string]string
+	Spec                batchv1.JobSpec
+}
+
+func askedFor(job *batchv1.Job) asked {
 	in := job.DeepCopy()
 	stripGenerated(in.Spec.Template.Labels, in)
 	stripGenerated(in.Labels, in)
@@ -27,17 +43,7 @@ func Digest(job *batchv1.Job) (string, error) {
 	annotations := maps.Clone(in.Annotations)
 	// Client-side apply repeats the manifest here, in whichever format the user chose.
 	delete(annotations, corev1.LastAppliedConfigAnnotation)
-
-	text, err := json.Marshal(struct {
-		Namespace, Name     string
-		Labels, Annotations map[string]string
-		Spec                batchv1.JobSpec
-	}{in.Namespace, in.Name, nonEmpty(in.Labels), nonEmpty(annotations), canonicalSpec(in.Spec)})
-	if err != nil {
-		return "", fmt.Errorf("digest of Job %s/%s: %w", job.Namespace, job.Name, err)
-	}
-	sum := sha256.Sum256(text)
-	return "sha256:" + hex.EncodeToString(sum[:]), nil
+	return asked{in.Namespace, in.Name, nonEmpty(in.Labels), nonEmpty(annotations), canonicalSpec(in.Spec)}
 }
 
 // stripGenerated takes the labels away that Admit gives, where they have the values that it gives.

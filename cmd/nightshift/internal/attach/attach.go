@@ -15,6 +15,7 @@
 package attach
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -37,12 +38,38 @@ const (
 type Visit struct {
 	Jobs []*batchv1.Job `json:"jobs"`
 	// Images of this run, NAME: EXECUTABLE.
-	Images map[string]string `json:"images"`
+	Images map[string]Bytes `json:"images"`
 	// Environ ("NAME=VALUE") and Dir are what the pods of this run's Jobs inherit.
-	Environ []string `json:"environ"`
-	Dir     string   `json:"dir"`
+	Environ []Bytes `json:"environ"`
+	Dir     Bytes   `json:"dir"`
 	// Follow streams what the pods write.
 	Follow bool `json:"follow"`
+}
+
+// NewVisit returns a Visit with the Jobs, and with what their pods inherit.
+func NewVisit(jobs []*batchv1.Job, images map[string]string, environ []string, dir string) Visit {
+	v := Visit{Jobs: jobs, Images: make(map[string]Bytes, len(images)), Environ: make([]Bytes, len(environ)), Dir: Bytes(dir)}
+	for name, executable := range images {
+		v.Images[name] = Bytes(executable)
+	}
+	for i, variable := range environ {
+		v.Environ[i] = Bytes(variable)
+	}
+	return v
+}
+
+// Bytes are text that need not be UTF-8, as variables, paths and what pods write. A string would not come through JSON as it is.
+type Bytes string
+
+// MarshalJSON implements json.Marshaler.
+func (b Bytes) MarshalJSON() ([]byte, error) { return json.Marshal([]byte(b)) }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (b *Bytes) UnmarshalJSON(text []byte) error {
+	var raw []byte
+	err := json.Unmarshal(text, &raw)
+	*b = Bytes(raw)
+	return err
 }
 
 // End is what a Visit came to.
@@ -65,7 +92,7 @@ type message struct {
 
 type logLine struct {
 	Pod  string `json:"pod"`
-	Line string `json:"line"`
+	Line Bytes  `json:"line"`
 }
 
 // ErrClosing says that the control plane takes nobody in any more.
@@ -90,24 +117,33 @@ func Dial(dataDir string) (net.Conn, error) {
 	return net.Dial("unix", path)
 }
 
-// listen opens the socket. The data directory's lock is held, so a socket that is there is left over.
-func listen(dataDir string) (net.Listener, error) {
-	path, dir, err := shortSocket(dataDir)
+// listen opens the socket, where nobody else comes to, and moves it to its name when its rights are those that it shall have. The data directory's
+// lock is held, so what is there under these names is left over.
+func listen(dataDir string) (_ net.Listener, err error) {
+	private := filepath.Join(dataDir, socketName+".new")
+	if err := os.RemoveAll(private); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(private, 0o700); err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(private)) }()
+	path, dir, err := shortSocket(private)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	file := filepath.Join(dataDir, socketName)
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
 	}
-	// The path by which it was opened means nothing later; the next owner of the directory removes the file.
+	// The path by which it was opened means nothing later; the next owner of the directory replaces the file.
 	listener.(*net.UnixListener).SetUnlinkOnClose(false)
-	if err := os.Chmod(file, 0o600); err != nil {
+	made := filepath.Join(private, socketName)
+	if err = os.Chmod(made, 0o600); err == nil {
+		err = os.Rename(made, filepath.Join(dataDir, socketName))
+	}
+	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listener, nil

@@ -50,7 +50,7 @@ func Run(ctx context.Context, conn net.Conn, brought Visit, show screen.Display)
 		case m.Change != nil:
 			show.Tell(*m.Change)
 		case m.Log != nil:
-			show.Log(m.Log.Pod, m.Log.Line)
+			show.Log(ctx, m.Log.Pod, string(m.Log.Line))
 		case m.Tally != nil:
 			show.Count(*m.Tally)
 		case m.End != nil && m.End.Closing:

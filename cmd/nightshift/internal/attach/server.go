@@ -44,8 +44,8 @@ func (s *Server) Serve(ctx context.Context, dataDir string) error {
 	if err != nil {
 		return fmt.Errorf("listen for other runs: %w", err)
 	}
-	var visits sync.WaitGroup
-	defer visits.Wait()
+	var current visits
+	defer current.end()
 	paths := http.NewServeMux()
 	paths.Handle("/", s.API)
 	paths.HandleFunc("POST "+visitPath, func(w http.ResponseWriter, request *http.Request) {
@@ -58,7 +58,9 @@ func (s *Server) Serve(ctx context.Context, dataDir string) error {
 			s.Logger.Error("a run cannot attach", "error", err)
 			return
 		}
-		visits.Go(func() { s.visit(ctx, conn, both.Reader) })
+		if !current.begin(func() { s.visit(ctx, conn, both.Reader) }) {
+			_ = conn.Close()
+		}
 	})
 	server := &http.Server{Handler: paths, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug)}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
@@ -66,6 +68,31 @@ func (s *Server) Serve(ctx context.Context, dataDir string) error {
 		return fmt.Errorf("listen for other runs: %w", err)
 	}
 	return nil
+}
+
+// visits are those that go on.
+type visits struct {
+	mu    sync.Mutex
+	ended bool
+	all   sync.WaitGroup
+}
+
+// begin carries a visit out, unless none begins any more.
+func (v *visits) begin(visit func()) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if !v.ended {
+		v.all.Go(visit)
+	}
+	return !v.ended
+}
+
+// end lets none begin any more and waits for those that go on.
+func (v *visits) end() {
+	v.mu.Lock()
+	v.ended = true
+	v.mu.Unlock()
+	v.all.Wait()
 }
 
 // visit serves one run that is attached.
@@ -80,9 +107,9 @@ func (s *Server) visit(ctx context.Context, conn net.Conn, in io.Reader) {
 	if err := messages.Decode(&brought); err != nil {
 		return // somebody who only knocked
 	}
-	show := &remote{out: json.NewEncoder(conn)}
+	answer := &remote{out: json.NewEncoder(conn)}
 	if !s.enter() {
-		show.send(message{End: &End{Closing: true}})
+		answer.send(message{End: &End{Closing: true}})
 		return
 	}
 	defer s.leave()
@@ -100,8 +127,10 @@ func (s *Server) visit(ctx context.Context, conn net.Conn, in io.Reader) {
 			interrupt()
 		}
 	}()
+	show := screen.Behind(answer)
 	ended := s.Host(visiting, Guest{Visit: &brought, Show: show, Gone: there})
-	show.send(message{End: &ended})
+	show.Close()
+	answer.send(message{End: &ended})
 }
 
 func (s *Server) enter() bool {
@@ -172,7 +201,9 @@ func (r *remote) send(m message) {
 func (r *remote) Tell(change screen.Change) { r.send(message{Change: &change}) }
 
 // Log implements screen.Display.
-func (r *remote) Log(pod, line string) { r.send(message{Log: &logLine{pod, line}}) }
+func (r *remote) Log(_ context.Context, pod, line string) {
+	r.send(message{Log: &logLine{pod, Bytes(line)}})
+}
 
 // Count implements screen.Display.
 func (r *remote) Count(now screen.Tally) { r.send(message{Tally: &now}) }

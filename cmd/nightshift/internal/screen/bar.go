@@ -1,6 +1,8 @@
 package screen
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 // bar shows counts in one line that is painted anew, and above it what goes wrong.
 type bar struct {
+	out      io.Writer
 	progress *mpb.Progress
 	bar      *mpb.Bar
 
@@ -21,7 +24,7 @@ type bar struct {
 }
 
 func newBar(out io.Writer) *bar {
-	b := &bar{progress: mpb.New(mpb.WithOutput(out), mpb.WithWidth(32), mpb.WithRefreshRate(200*time.Millisecond))}
+	b := &bar{out: out, progress: mpb.New(mpb.WithOutput(out), mpb.WithWidth(32), mpb.WithRefreshRate(200*time.Millisecond))}
 	b.bar = b.progress.AddBar(0, mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -36,11 +39,13 @@ func (b *bar) Tell(change Change) {
 	}
 }
 
-func (b *bar) Log(pod, line string) { b.above("[" + pod + "] " + line) }
+func (b *bar) Log(_ context.Context, pod, line string) { b.above("[" + pod + "] " + line) }
 
 func (b *bar) above(line string) {
-	// Once the bar is closed there is nothing to be above of.
-	_, _ = io.WriteString(b.progress, line+"\n")
+	if _, err := io.WriteString(b.progress, line+"\n"); err != nil {
+		// The bar is closed, and there is nothing to be above of.
+		fmt.Fprintln(b.out, line)
+	}
 }
 
 func (b *bar) Count(now Tally) {

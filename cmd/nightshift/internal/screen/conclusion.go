@@ -19,7 +19,7 @@ type Report struct {
 	Name      string `json:"name"`
 	Namespace string `json:"namespace"`
 	UID       string `json:"uid"`
-	// Status is "Complete" or "Failed", with the condition's reason and message.
+	// Status is "Complete" or "Failed", with the condition's reason and message; Deleted if the Job was deleted before either.
 	Status  string `json:"status"`
 	Reason  string `json:"reason"`
 	Message string `json:"message"`
@@ -31,7 +31,7 @@ type Report struct {
 	CompletedIndexes string `json:"completedIndexes"`
 	// FailedIndexes are those that were given up, with backoffLimitPerIndex; else it is empty.
 	FailedIndexes string `json:"failedIndexes"`
-	// StartTime and CompletionTime, the time at which the Job ended either way, in RFC 3339, UTC.
+	// StartTime and CompletionTime, the time at which the Job ended either way, in RFC 3339, UTC; empty if it did not come to that.
 	StartTime      string `json:"startTime"`
 	CompletionTime string `json:"completionTime"`
 	TraceID        string `json:"traceId"`
@@ -63,14 +63,32 @@ type Conclusion struct {
 	Logs string `json:"logs"`
 }
 
-// Conclude tells of a Job that has ended and has its receipt. Its logs are in a folder of the data directory.
+// Deleted is the status of a Job that was deleted before it had ended.
+const Deleted = "Deleted"
+
+// Gone tells of a Job that was deleted, or denied, and of which no more is known.
+func Gone(namespace, name, uid string) Conclusion {
+	nothing := spot.Dollars(0)
+	return Conclusion{Saved: -1, Report: Report{
+		Name: name, Namespace: namespace, UID: uid, Status: Deleted, Reason: Deleted, Message: "the Job is gone", TraceID: telemetry.TraceID(uid),
+		Cost: Cost{Spot: nothing, OnDemand: nothing, Currency: "USD"},
+	}}
+}
+
+// Conclude tells of a Job that has its receipt: it has ended, or was deleted. Its logs are in a folder of the data directory.
 func Conclude(owner *engine.Job, dataDir string) Conclusion {
-	at, _ := owner.Progress.Ended()
+	at, ended := owner.Progress.Ended()
+	if !ended {
+		at = owner.DeletionRequested
+	}
 	receipt := owner.Receipt
 	c := Conclusion{
-		Report: ReportOf(owner), Completions: owner.Spec.Completions, Attempts: receipt.GetAttempts(), Took: at.Sub(owner.Progress.Started),
+		Report: ReportOf(owner), Completions: owner.Spec.Completions, Attempts: receipt.GetAttempts(),
 		EvictedMicros: receipt.GetEvictedMicros(), IdleMicros: receipt.GetIdleMicros(), Saved: -1,
 		Logs: filepath.Join(dataDir, "archive", "logs", owner.Namespace, owner.UID),
+	}
+	if started := owner.Progress.Started; !started.IsZero() {
+		c.Took = at.Sub(started)
 	}
 	if paid, onDemand := receipt.GetCostMicros(), receipt.GetOnDemandMicros(); onDemand > 0 && paid <= onDemand {
 		c.Saved = (onDemand - paid) * 100 / onDemand
@@ -78,12 +96,13 @@ func Conclude(owner *engine.Job, dataDir string) Conclusion {
 	return c
 }
 
-// ReportOf describes a Job that has ended and has its receipt.
+// ReportOf describes a Job that has its receipt.
 func ReportOf(owner *engine.Job) Report {
 	ended := Report{
 		Name: owner.Object.Name, Namespace: owner.Namespace, UID: owner.UID,
 		Succeeded: owner.Progress.Succeeded, Failed: owner.Progress.Failed, Evicted: owner.Progress.Evicted,
-		StartTime: owner.Progress.Started.UTC().Format(time.RFC3339), TraceID: telemetry.TraceID(owner.UID),
+		StartTime: timeOf(owner.Progress.Started), TraceID: telemetry.TraceID(owner.UID),
+		Status: Deleted, Reason: Deleted, Message: "the Job was deleted before it had ended",
 		Cost: Cost{
 			Spot: spot.Dollars(owner.Receipt.GetCostMicros()), OnDemand: spot.Dollars(owner.Receipt.GetOnDemandMicros()), Currency: owner.Receipt.GetCurrency(),
 		},
@@ -95,10 +114,17 @@ func ReportOf(owner *engine.Job) Report {
 	for _, kind := range []batchv1.JobConditionType{batchv1.JobComplete, batchv1.JobFailed} {
 		if condition, ok := owner.Progress.Condition(kind); ok {
 			ended.Status, ended.Reason, ended.Message = string(kind), condition.Reason, condition.Message
-			ended.CompletionTime = condition.At.UTC().Format(time.RFC3339)
+			ended.CompletionTime = timeOf(condition.At)
 		}
 	}
 	return ended
+}
+
+func timeOf(at time.Time) string {
+	if at.IsZero() {
+		return ""
+	}
+	return at.UTC().Format(time.RFC3339)
 }
 
 // WriteReports writes the report of one Job, or those of several as {"jobs": [...]}.

@@ -1,9 +1,10 @@
 // Package screen is what people and scripts see of a run: while it goes on, lines or a bar; at its end a summary, or an object.
 //
-// A Display may be slow, as a pipe that nobody reads: it is never called while anything is held that others wait for.
+// A terminal may be stopped and a pipe not be read. So what is shown is shown behind those who tell of it.
 package screen
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"os"
@@ -39,20 +40,20 @@ func (c Change) String() string {
 type Display interface {
 	// Tell shows a change.
 	Tell(Change)
-	// Log shows a line that a pod has written.
-	Log(pod, line string)
+	// Log shows a line that a pod has written. It may wait until there is room for it, or until the context ends.
+	Log(ctx context.Context, pod, line string)
 	// Count shows how far the run is.
 	Count(Tally)
-	// Close leaves the terminal as it was; what is shown later is not seen there.
+	// Close leaves the terminal as it was. What is told later is shown there in lines.
 	Close()
 }
 
-// New returns a progress bar on a terminal, and lines elsewhere.
+// New returns a progress bar on a terminal, and lines elsewhere. Whoever tells it something does not wait for either; Close does.
 func New(out io.Writer) Display {
 	if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return newBar(out)
+		return Behind(newBar(out))
 	}
-	return Lines(out)
+	return Behind(Lines(out))
 }
 
 // Lines returns a display that shows one line a change.
@@ -69,7 +70,7 @@ func (l *lines) Tell(change Change) {
 	fmt.Fprintln(l.out, change)
 }
 
-func (l *lines) Log(pod, line string) {
+func (l *lines) Log(_ context.Context, pod, line string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	fmt.Fprintf(l.out, "[%s] %s\n", pod, line)
