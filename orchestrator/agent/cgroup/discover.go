@@ -135,6 +135,8 @@ type place struct {
 	enabled []string
 	// least is a group below dir for the processes of all runs that request no CPU; "" in version 2, and without that controller.
 	least string
+	// ownTasks and leastTasks are where a thread writes 0 to move into own and into least: open, as it is done for each run. Of version 1 alone.
+	ownTasks, leastTasks *os.File
 	// lock is dir, locked for as long as the node lives: who can lock it knows that its node is gone.
 	lock *os.File
 }
@@ -310,4 +312,15 @@ func write(path, value string) error {
 		return fmt.Errorf("set %s to %q: %w", path, value, err)
 	}
 	return nil
+}
+
+// read reads a short file of a control group, as write writes one.
+func read(path string) (string, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	text := make([]byte, 256)
+	n, err := unix.Read(fd, text)
+	return string(text[:max(n, 0)]), errors.Join(err, unix.Close(fd))
 }

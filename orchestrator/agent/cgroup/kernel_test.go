@@ -259,3 +259,37 @@ func TestAnOOMKillIsSeen(t *testing.T) {
 		})
 	}
 }
+
+func TestARunWithoutLimitsTakesTheGroupOfOneThatEndedByItself(t *testing.T) {
+	n := openReal(t)
+	once := func(script string) (dir string) {
+		t.Helper()
+		g := newGroup(t, n, Limits{})
+		child, _ := begin(t, g, script)
+		waitDone(t, child)
+		if err := g.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Signal(); err != nil { // Too late: it concerns nobody any more.
+			t.Fatal(err)
+		}
+		return g.dirs[0]
+	}
+	first := once("true")
+	if again := once("true"); again != first {
+		t.Errorf("the second run was in %s, the first in %s", again, first)
+	}
+	if left := once("setsid sleep 1000 & true"); left != first {
+		t.Errorf("the third run was in %s, the first in %s", left, first)
+	}
+	if next := once("true"); next == first {
+		t.Errorf("%s, in which something was killed, is used again", next)
+	}
+	g, other := newGroup(t, n, Limits{}), newGroup(t, n, Limits{})
+	if g.dirs[0] == other.dirs[0] {
+		t.Errorf("two runs are in %s at a time", g.dirs[0])
+	}
+	if limited := newGroup(t, n, Limits{CPURequestMillis: 10}); limited.dirs[0] == g.dirs[0] || limited.dirs[0] == other.dirs[0] {
+		t.Errorf("a run with limits is in the group of one without")
+	}
+}

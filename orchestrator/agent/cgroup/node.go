@@ -27,6 +27,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 )
 
@@ -45,6 +46,11 @@ type Node struct {
 	warn    func(error)
 	// groups counts those that were made, for their names.
 	groups atomic.Int64
+
+	mu sync.Mutex
+	// spare are empty groups without limits that wait for another run. closed: there are no more of them.
+	spare  []*Group // Guarded by mu.
+	closed bool     // Guarded by mu.
 }
 
 // Open takes a part of the machine's control groups, after a Sweep. It always returns a Node, also where there are none. What fails later and
@@ -75,17 +81,9 @@ func open(m machine, tell func(error)) *Node {
 			warn(err)
 		}
 		p, err := m.settle(h, name, h.wantedControllers())
-		if p != nil && h.version == 1 {
-			// Moving there and back is tried, since several rights are needed.
-			if probeErr := n.probe(p); probeErr != nil {
-				err = probeErr
-				warn(n.release(p))
-				p = nil
-			}
-		}
-		if p != nil && slices.Contains(p.enabled, cpu) {
-			if shareErr := m.share(p); shareErr != nil {
-				err = shareErr
+		if p != nil {
+			if prepareErr := n.prepare(p); prepareErr != nil {
+				err = prepareErr
 				warn(n.release(p))
 				p = nil
 			}
@@ -100,6 +98,27 @@ func open(m machine, tell func(error)) *Node {
 	return n
 }
 
+// prepare makes a place ready for runs.
+func (n *Node) prepare(p *place) (err error) {
+	if p.version == 1 {
+		if p.ownTasks, err = openTasks(p.own); err != nil {
+			return err
+		}
+		// Moving there and back is tried, since several rights are needed.
+		if err := n.probe(p); err != nil {
+			return err
+		}
+	}
+	if slices.Contains(p.enabled, cpu) {
+		return n.machine.share(p)
+	}
+	return nil
+}
+
+func openTasks(dir string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, "tasks"), os.O_WRONLY, 0)
+}
+
 // share gives all runs together the weight of the machine's CPUs, against what else runs there, as the kubelet does (kubepods,
 // pkg/kubelet/cm/node_container_manager_linux.go): the weights of runs count among themselves. In version 1 it makes the group in which runs that
 // request no CPU share the least of them.
@@ -111,7 +130,12 @@ func (m machine) share(p *place) error {
 	if err := m.mkdir(p.least); err != nil {
 		return fmt.Errorf("make a control group: %w", err)
 	}
-	return Limits{}.set(p, p.least)
+	if err := (Limits{}).set(p, p.least); err != nil {
+		return err
+	}
+	var err error
+	p.leastTasks, err = openTasks(p.least)
+	return err
 }
 
 func (h hierarchy) wantedControllers() []string {
@@ -171,7 +195,14 @@ func (n *Node) probe(p *place) error {
 
 // Close kills what is left in the node's groups and removes them. New groups fail from then on.
 func (n *Node) Close() error {
+	n.mu.Lock()
+	spare := n.spare
+	n.spare, n.closed = nil, true
+	n.mu.Unlock()
 	var errs []error
+	for _, g := range spare {
+		errs = append(errs, g.destroy())
+	}
 	for _, p := range n.places {
 		errs = append(errs, n.release(p))
 	}
@@ -180,7 +211,12 @@ func (n *Node) Close() error {
 
 func (n *Node) release(p *place) error {
 	err := n.machine.removeTree(p.dir)
-	return errors.Join(err, p.lock.Close())
+	for _, file := range []*os.File{p.ownTasks, p.leastTasks, p.lock} {
+		if file != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}
+	return err
 }
 
 // Sweep kills and removes what nodes that are gone have left, where this process would make its own. When it returns nothing of

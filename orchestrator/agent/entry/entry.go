@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -153,6 +154,10 @@ const workerGCPercent = 400
 func runWorker(o options, log *slog.Logger) int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(workerGCPercent)
+	}
+	// While a process becomes its executable the scheduler counts the thread that made it as busy, and there is one of these for each CPU.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.NumCPU() + 1)
 	}
 	terminate := guardian.Signals()
 	if err := reaper.KeepFilesFromChildren(); err != nil {
