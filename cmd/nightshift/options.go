@@ -50,6 +50,8 @@ type resolved struct {
 	providers []providerChoice
 	// hosts by which clients reach the API.
 	hosts []string
+	// startAhead: there are pods to run at once.
+	startAhead bool
 	// closed, if not empty, is why nothing is to run; only, if not nil, names what is: other Jobs in the data directory wait.
 	closed string
 	only   map[engine.Name]bool

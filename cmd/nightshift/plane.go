@@ -32,10 +32,10 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 }
 
 // beginProviders opens the providers beside what else is to be opened.
-func (c *controlPlane) beginProviders(ctx context.Context) error {
-	c.opening = make(chan error, 1)
-	go func() { c.opening <- c.openProviders(ctx) }()
-	return nil
+func (c *controlPlane) beginProviders(ctx context.Context) {
+	opening := make(chan error, 1)
+	c.opening = opening
+	go func() { opening <- c.openProviders(ctx) }()
 }
 
 // awaitProviders waits until no provider is being opened any more.

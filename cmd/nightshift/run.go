@@ -87,6 +87,7 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
+	settings.startAhead = true
 	settings.only = make(map[engine.Name]bool)
 	for _, wanted := range jobs {
 		if err := checkRunnable(wanted, settings.images); err != nil {

@@ -84,7 +84,6 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
 		{"prepare telemetry", c.openTelemetry},
-		{"start the providers", c.beginProviders}, // Processes of their own, which begin beside this one.
 		{"read the policy", c.openPolicy},
 		{"read the log", c.openWriter},
 		{"prepare the API", c.openAPI},
@@ -103,7 +102,7 @@ func (c *controlPlane) path(parts ...string) string {
 }
 
 func (c *controlPlane) openJournal(ctx context.Context) (err error) {
-	c.journal, err = etcd.Open(ctx, etcd.Options{Dir: c.path("journal"), Logger: c.logger})
+	c.journal, err = etcd.Open(ctx, etcd.Options{Dir: c.path("journal"), Logger: c.logger, Locked: func() { c.beginProviders(ctx) }})
 	if errors.Is(err, etcd.ErrInUse) {
 		err = fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)
 	}
@@ -147,7 +146,7 @@ func (c *controlPlane) openProviders(ctx context.Context) error {
 		switch choice.name {
 		case "local":
 			config.Command = []string{executable, "provider", "local"}
-			config.Config, err = json.Marshal(localConfig(c.path("providers", "local"), executable, c.settings.nodes))
+			config.Config, err = json.Marshal(localConfig(c.path("providers", "local"), executable, c.settings.nodes, c.settings.startAhead))
 		case "swarm":
 			config.Command = []string{executable, "provider", "swarm"}
 			config.Config, err = os.ReadFile(choice.configFile)
@@ -201,8 +200,9 @@ func serveLocalProvider() error { return plugin.Serve(local.Open) }
 
 func serveSwarm() error { return plugin.Serve(swarm.Open) }
 
-// localConfig offers the number of nodes that was asked for, of a simulated shape; or else the machine itself, once.
-func localConfig(dir, executable string, nodes int) local.Config {
+// localConfig offers the number of nodes that was asked for, of a simulated shape; or else the machine itself, once, with its agent started
+// ahead if it is sure to be needed.
+func localConfig(dir, executable string, nodes int, startAhead bool) local.Config {
 	offered := local.Type{
 		Name: "local-2x4", CPUMillis: 2000, MemoryBytes: 4 << 30, Max: nodes, BootSeconds: simulatedBootSeconds,
 		PriceMicrosPerHour: simulatedSpotPrice, OnDemandPriceMicrosPerHour: simulatedOnDemandPrice,
@@ -213,7 +213,7 @@ func localConfig(dir, executable string, nodes int) local.Config {
 		offered.CPUMillis, offered.MemoryBytes = 1000*cores, machineMemory()
 		offered.PriceMicrosPerHour, offered.OnDemandPriceMicrosPerHour = cores*simulatedSpotPrice/2, cores*simulatedOnDemandPrice/2
 	}
-	return local.Config{Dir: dir, AgentCommand: []string{executable, "agent"}, Types: []local.Type{offered}}
+	return local.Config{Dir: dir, AgentCommand: []string{executable, "agent"}, Types: []local.Type{offered}, StartAhead: startAhead && nodes == 0}
 }
 
 // openWriter becomes the writer of the log and reads it.

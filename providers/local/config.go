@@ -24,6 +24,7 @@ type Config struct {
 	//
 	//	AgentCommand... --control-plane ADDR --ca-file FILE --token-file FILE --instance-id ID --state-dir DIR --lifeline-fd 3 --hold-fd 4
 	//
+	// or, with StartAhead, --control-plane-from FILE in the place of the first of them: a FIFO whose first line is the address;
 	// in a session of its own, with this process' environment. At the end of file of descriptor 3 it must kill its pods and
 	// end; descriptor 4 it must keep open as long as anything of the instance lives; SIGTERM asks it to end in order.
 	AgentCommand []string `json:"agentCommand"`
@@ -31,6 +32,8 @@ type Config struct {
 	Env []string `json:"env,omitempty"`
 	// Types are the instance types, at least one.
 	Types []Type `json:"types"`
+	// StartAhead starts the agent of one instance before it is asked for: it joins sooner, and waits for that in memory until then.
+	StartAhead bool `json:"startAhead,omitempty"`
 	// TerminateGraceSeconds is how long an agent may take to end after SIGTERM. 0 means 5.
 	TerminateGraceSeconds float64 `json:"terminateGraceSeconds,omitempty"`
 }

@@ -26,6 +26,9 @@ type instance struct {
 	notice  *providers.Event // the interruption that stands
 	reclaim *time.Timer      // ends it at the notice's deadline
 
+	// started is the agent's process, once it is there; live's, and before it is launched its Provider's.
+	started *started
+
 	// stop closes to end the instance in order, cut to end it at once. Both are closed under Provider.mu.
 	stop, cut chan struct{}
 	// gone closes when the state has become Terminated.
@@ -56,20 +59,19 @@ func (p *Provider) instanceDir(id string) string {
 }
 
 // prepare makes the instance's directory and takes its lock, which is to be handed to the agent.
-func (i *instance) prepare(bootstrap providers.Bootstrap) (*os.File, error) {
+func (i *instance) prepare() (*os.File, error) {
 	if err := os.MkdirAll(i.path("state"), 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(i.path("ca.pem"), bootstrap.CACertificate, 0o600); err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(i.path("token"), []byte(bootstrap.Token), 0o600); err != nil {
 		return nil, err
 	}
 	if err := writeJSON(recordPath(i.dir), i.record); err != nil {
 		return nil, err
 	}
 	return tryLock(i.path("lock"))
+}
+
+// equip puts into the instance's directory what its agent needs to join.
+func (i *instance) equip(bootstrap providers.Bootstrap) error {
+	return errors.Join(os.WriteFile(i.path("ca.pem"), bootstrap.CACertificate, 0o600), os.WriteFile(i.path("token"), []byte(bootstrap.Token), 0o600))
 }
 
 // live leads an instance from its boot to its end. It alone waits for the agent and for the lock.
@@ -80,11 +82,20 @@ func (p *Provider) live(i *instance, held *os.File) {
 	case <-boot.C:
 		p.run(i, held)
 	case <-i.stop:
-		p.close(i, held)
+		p.neverBooted(i, held)
 	case <-i.cut:
-		p.close(i, held)
+		p.neverBooted(i, held)
 	}
 	p.ended(i)
+}
+
+// neverBooted lets go of what an instance holds that ends before it has booted.
+func (p *Provider) neverBooted(i *instance, held *os.File) {
+	if i.started == nil {
+		p.close(i, held)
+	} else if err := i.started.end(); err != nil {
+		p.logger.Error("end an agent that waited", "instance", i.ID, "error", err)
+	}
 }
 
 // close closes a file of an instance. It cannot change what happens next if that fails.
@@ -94,51 +105,64 @@ func (p *Provider) close(i *instance, file *os.File) {
 	}
 }
 
-// run starts the agent and returns when nothing of the instance is left.
+// run starts the agent, unless it is there already, and returns when nothing of the instance is left.
 func (p *Provider) run(i *instance, held *os.File) {
-	agent, lifeline, err := p.start(i, held)
-	if err != nil {
-		p.logger.Error("cannot start the agent", "instance", i.ID, "error", err)
-		p.blame(i, fmt.Sprintf("the agent did not start: %v", err))
-		return
+	if i.started == nil {
+		begun, err := p.start(i, held)
+		if err != nil {
+			p.logger.Error("cannot start the agent", "instance", i.ID, "error", err)
+			p.blame(i, fmt.Sprintf("the agent did not start: %v", err))
+			return
+		}
+		i.started = begun
+	} else if err := i.started.tell(i.address); err != nil {
+		p.logger.Error("cannot tell a waiting agent its control plane", "instance", i.ID, "error", err)
 	}
-	if err := i.recordGuardian(agent.Process.Pid); err != nil {
-		// The next provider will find the process by the lock that it holds.
-		p.logger.Warn("cannot record the agent's process", "instance", i.ID, "error", err)
-	}
-	exited := make(chan struct{})
-	go func() {
-		defer close(exited)
-		// How it ended is in the process' state.
-		_ = agent.Wait()
-	}()
+	agent := i.started.agent
 	p.running(i)
-	p.untilEnd(i, agent, exited)
-	p.close(i, lifeline)
+	p.untilEnd(i, agent, i.started.exited)
+	p.close(i, i.started.lifeline)
 	p.untilGone(i)
 	// A guardian that let go of the lock without ending breaks its promise, and is no reason to lose a process.
 	if err := agent.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		p.logger.Error("kill an agent without a lock", "instance", i.ID, "error", err)
 	}
-	<-exited
+	<-i.started.exited
+	if i.started.address != nil {
+		p.close(i, i.started.address)
+	}
+}
+
+// started is an agent's process. Its own goroutine alone waits for it.
+type started struct {
+	agent    *exec.Cmd
+	lifeline *os.File
+	// address is where an agent that was started ahead waits for its control plane's; nil for one that was told at its start.
+	address *os.File
+	// exited closes when the process has ended.
+	exited chan struct{}
 }
 
 // start starts the agent. It consumes held: the agent has the lock from then on, or nobody.
-func (p *Provider) start(i *instance, held *os.File) (*exec.Cmd, *os.File, error) {
+func (p *Provider) start(i *instance, held *os.File) (*started, error) {
 	defer p.close(i, held)
 	log, err := os.OpenFile(i.path("agent.log"), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer p.close(i, log)
 	read, lifeline, err := os.Pipe() // both close on exec; the agent gets a copy of the read end alone
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	defer p.close(i, read)
+	where := []string{"--control-plane", i.address}
+	if i.address == "" {
+		where = []string{"--control-plane-from", i.path(addressName)}
+	}
 	agent := exec.Command(p.agent, p.config.AgentCommand[1:]...)
-	agent.Args = append(agent.Args,
-		"--control-plane", i.address, "--ca-file", i.path("ca.pem"), "--token-file", i.path("token"),
+	agent.Args = append(append(agent.Args, where...),
+		"--ca-file", i.path("ca.pem"), "--token-file", i.path("token"),
 		"--instance-id", i.ID, "--state-dir", i.path("state"), "--lifeline-fd", "3", "--hold-fd", "4")
 	agent.Env = append(os.Environ(), p.config.Env...)
 	agent.Stdout, agent.Stderr = log, log
@@ -146,9 +170,19 @@ func (p *Provider) start(i *instance, held *os.File) (*exec.Cmd, *os.File, error
 	agent.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := agent.Start(); err != nil {
 		p.close(i, lifeline)
-		return nil, nil, err
+		return nil, err
 	}
-	return agent, lifeline, nil
+	begun := &started{agent: agent, lifeline: lifeline, exited: make(chan struct{})}
+	if err := i.recordGuardian(agent.Process.Pid); err != nil {
+		// The next provider will find the process by the lock that it holds.
+		p.logger.Warn("cannot record the agent's process", "instance", i.ID, "error", err)
+	}
+	go func() {
+		defer close(begun.exited)
+		// How it ended is in the process' state.
+		_ = agent.Wait()
+	}()
+	return begun, nil
 }
 
 func (i *instance) recordGuardian(pid int) error {

@@ -101,7 +101,7 @@ func (p *Provider) check(r providers.LaunchRequest) (map[string]Type, error) {
 	return types, nil
 }
 
-// prepared is an instance that has its directory and its lock and waits to be started.
+// prepared is an instance that has its directory, and its lock if its agent has not, and waits to be started.
 type prepared struct {
 	instance *instance
 	lock     *os.File
@@ -114,33 +114,70 @@ func (p *Provider) prepare(request providers.LaunchRequest, types map[string]Typ
 	for _, offer := range request.OfferIDs {
 		t := types[offer]
 		for free := p.available(t) - used[t.Name]; free > 0 && len(made) < request.Count; free-- {
-			id, err := newInstanceID()
+			m, err := p.instanceFor(request, offer, t)
 			if err != nil {
 				return made, err
 			}
-			p.sequence++
-			i := &instance{
-				record: record{ID: id, Key: request.Key, Owner: request.Owner, OfferID: offer},
-				typ:    t, dir: p.instanceDir(id), sequence: p.sequence, address: request.Bootstrap.Address, state: providers.Pending,
-				stop: make(chan struct{}), cut: make(chan struct{}), gone: make(chan struct{}),
-			}
-			lock, err := i.prepare(request.Bootstrap)
-			if err != nil {
-				return made, errors.Join(err, os.RemoveAll(i.dir))
-			}
-			made = append(made, prepared{i, lock})
+			made = append(made, m)
 			used[t.Name]++
 		}
 	}
 	return made, nil
 }
 
+// instanceFor makes one instance, of the spare if there is one. The caller holds p.mu.
+func (p *Provider) instanceFor(request providers.LaunchRequest, offer string, t Type) (prepared, error) {
+	i := p.takeSpare()
+	if i == nil {
+		var err error
+		if i, err = p.newInstance(); err != nil {
+			return prepared{}, err
+		}
+	}
+	p.sequence++
+	i.record.Key, i.record.Owner, i.record.OfferID = request.Key, request.Owner, offer
+	i.typ, i.sequence, i.address = t, p.sequence, request.Bootstrap.Address
+	m := prepared{instance: i}
+	var err error
+	if i.started == nil {
+		m.lock, err = i.prepare()
+	} else {
+		err = writeJSON(recordPath(i.dir), i.record)
+	}
+	if err = errors.Join(err, i.equip(request.Bootstrap)); err != nil {
+		return prepared{}, errors.Join(err, m.discard())
+	}
+	return m, nil
+}
+
+func (p *Provider) newInstance() (*instance, error) {
+	id, err := newInstanceID()
+	if err != nil {
+		return nil, err
+	}
+	return &instance{
+		record: record{ID: id}, dir: p.instanceDir(id), state: providers.Pending,
+		stop: make(chan struct{}), cut: make(chan struct{}), gone: make(chan struct{}),
+	}, nil
+}
+
 func discard(made []prepared) error {
 	var errs []error
 	for _, m := range made {
-		errs = append(errs, m.lock.Close(), os.RemoveAll(m.instance.dir))
+		errs = append(errs, m.discard())
 	}
 	return errors.Join(errs...)
+}
+
+func (m prepared) discard() error {
+	var errs []error
+	if m.lock != nil {
+		errs = append(errs, m.lock.Close())
+	}
+	if m.instance.started != nil {
+		errs = append(errs, m.instance.started.end())
+	}
+	return errors.Join(append(errs, os.RemoveAll(m.instance.dir))...)
 }
 
 func newInstanceID() (string, error) {

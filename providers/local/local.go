@@ -64,6 +64,7 @@ type Provider struct {
 	launches  map[string]launch
 	watchers  map[*watcher]struct{}
 	sequence  int64
+	spare     *instance // its agent waits to be launched; nil if none does
 }
 
 var (
@@ -100,6 +101,9 @@ func New(config Config, logger *slog.Logger) (*Provider, error) {
 	if err := errors.Join(p.settleInstances(), p.loadLaunches(time.Now())); err != nil {
 		return nil, fail(op, providers.KindTransient, errors.Join(err, dir.Close()))
 	}
+	if config.StartAhead {
+		go p.startSpare()
+	}
 	return p, nil
 }
 
@@ -118,6 +122,10 @@ func (p *Provider) Close() error {
 			living = append(living, i)
 			i.end(&i.cut, "the provider has ended")
 		}
+	}
+	if p.spare != nil {
+		p.endSpare(p.spare)
+		p.spare = nil
 	}
 	p.mu.Unlock()
 	deadline := time.After(closeWithin)

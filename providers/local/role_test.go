@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"bufio"
 	"context"
 	"flag"
 	"fmt"
@@ -63,6 +64,7 @@ func TestMain(m *testing.M) {
 func runAgent(args []string) error {
 	flags := flag.NewFlagSet(roleAgent, flag.ContinueOnError)
 	controlPlane := flags.String("control-plane", "", "")
+	controlPlaneFrom := flags.String("control-plane-from", "", "")
 	ca := flags.String("ca-file", "", "")
 	token := flags.String("token-file", "", "")
 	id := flags.String("instance-id", "", "")
@@ -90,14 +92,24 @@ func runAgent(args []string) error {
 	if err := pod.Start(); err != nil {
 		return err
 	}
-	if err := writeSeen(*state, *controlPlane, *ca, *token); err != nil {
-		return err
-	}
 	cut := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(uintptr(*lifelineFD), "lifeline"))
 		if os.Getenv(ignoreLifeline) == "" {
 			close(cut)
+		}
+	}()
+	go func() {
+		if *controlPlaneFrom != "" {
+			line, err := firstLine(*controlPlaneFrom)
+			if err != nil {
+				fmt.Println("agent: no control plane:", err)
+				return
+			}
+			*controlPlane = line
+		}
+		if err := writeSeen(*state, *controlPlane, *ca, *token); err != nil {
+			fmt.Println("agent:", err)
 		}
 	}()
 	select {
@@ -112,6 +124,16 @@ func runAgent(args []string) error {
 	}
 	_ = pod.Wait() // how it ended is of no interest
 	return nil
+}
+
+func firstLine(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	line, err := bufio.NewReader(file).ReadString('\n')
+	return strings.TrimSpace(line), err
 }
 
 // writeSeen leaves what the agent was given for the tests to read.

@@ -5,6 +5,8 @@
 package entry
 
 import (
+	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -16,6 +18,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent"
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/cgroup"
@@ -41,6 +44,7 @@ stops its pods with their own grace periods. SIGINT is ignored. However it ends,
 
 Flags:
   --control-plane HOST:PORT   control plane to join; its certificate has to be for HOST
+  --control-plane-from FILE   file whose first line says so, in the place of the flag before; a FIFO is waited for
   --ca-file FILE              PEM certificates of the authority that the control plane and the nodes have theirs from
   --token-file FILE           file that holds the launch's token
   --instance-id ID            this machine in its provider's words
@@ -55,10 +59,11 @@ Exit status: 0 after an orderly end, 1 when it failed or the control plane refus
 
 // options are the command line.
 type options struct {
-	controlPlane, caFile, tokenFile, instanceID, stateDir string
-	lifelineFD, holdFD                                    int
-	images                                                map[string]string
-	worker                                                bool
+	controlPlane, controlPlaneFrom, caFile, tokenFile, instanceID, stateDir string
+
+	lifelineFD, holdFD int
+	images             map[string]string
+	worker             bool
 }
 
 // Main runs the agent and returns the exit code for the process, which has to exit then. args, without the name of the command,
@@ -86,6 +91,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("nightshift agent", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // Main says what is wrong.
 	f.StringVar(&o.controlPlane, "control-plane", "", "")
+	f.StringVar(&o.controlPlaneFrom, "control-plane-from", "", "")
 	f.StringVar(&o.caFile, "ca-file", "", "")
 	f.StringVar(&o.tokenFile, "token-file", "", "")
 	f.StringVar(&o.instanceID, "instance-id", "", "")
@@ -108,7 +114,7 @@ func parse(args []string) (options, error) {
 		return o, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
 	for _, required := range []struct{ value, name string }{
-		{o.controlPlane, "--control-plane"}, {o.caFile, "--ca-file"}, {o.tokenFile, "--token-file"},
+		{cmp.Or(o.controlPlane, o.controlPlaneFrom), "--control-plane"}, {o.caFile, "--ca-file"}, {o.tokenFile, "--token-file"},
 		{o.instanceID, "--instance-id"}, {o.stateDir, "--state-dir"},
 	} {
 		if required.value == "" {
@@ -196,6 +202,16 @@ func runWorker(o options, log *slog.Logger) int {
 		<-terminate
 		cancel()
 	}()
+	if o.controlPlane == "" {
+		if o.controlPlane, err = firstLine(ctx, o.controlPlaneFrom); err != nil {
+			killAll()
+			if ctx.Err() != nil {
+				return 0 // It ended before it was needed.
+			}
+			log.Error("no control plane to join", "error", err)
+			return exitFailed
+		}
+	}
 	err = agent.Run(ctx, agent.Config{
 		ControlPlane: o.controlPlane, CAFile: o.caFile, TokenFile: o.tokenFile, InstanceID: o.instanceID, StateDir: o.stateDir,
 		Runtime: process.New(config), Log: log,
@@ -208,4 +224,15 @@ func runWorker(o options, log *slog.Logger) int {
 		return exitFailed
 	}
 	return 0
+}
+
+// firstLine waits for the first line of a file.
+func firstLine(ctx context.Context, path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Now()) })()
+	line, err := bufio.NewReader(file).ReadString('\n')
+	return strings.TrimSpace(line), errors.Join(err, file.Close())
 }

@@ -30,6 +30,8 @@ type Options struct {
 	// MaxBytes bounds the stored data; an append beyond it is ErrFull. 0 means DefaultMaxBytes. It can be raised later. etcd's
 	// own log, some 64 to 200 MB, comes on top.
 	MaxBytes int64
+	// Locked, if not nil, is called once nobody else can have the directory open any more: what needs that and not the log may begin.
+	Locked func()
 }
 
 // DefaultMaxBytes is the most that etcd's authors suggest for one store (MaxQuotaBytes in etcd's server).
@@ -90,6 +92,9 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 	lock, err := lockDir(options.Dir)
 	if err != nil {
 		return nil, err
+	}
+	if options.Locked != nil {
+		options.Locked()
 	}
 	config, err := config(options)
 	if err == nil {
