@@ -58,6 +58,9 @@ type Provider struct {
 	dir    *os.File      // its lock says that this provider is the directory's only one
 	closed chan struct{} // closes when Close begins
 
+	// ahead is the start of the spare, while it goes on.
+	ahead sync.WaitGroup
+
 	mu        sync.Mutex
 	instances map[string]*instance
 	gone      []string // ids of ended instances that are still in instances, the oldest first
@@ -102,7 +105,7 @@ func New(config Config, logger *slog.Logger) (*Provider, error) {
 		return nil, fail(op, providers.KindTransient, errors.Join(err, dir.Close()))
 	}
 	if config.StartAhead {
-		go p.startSpare()
+		p.ahead.Go(p.startSpare)
 	}
 	return p, nil
 }
@@ -128,6 +131,7 @@ func (p *Provider) Close() error {
 		p.spare = nil
 	}
 	p.mu.Unlock()
+	p.ahead.Wait() // It sees that the provider is closed.
 	deadline := time.After(closeWithin)
 	var errs []error
 	for _, i := range living {
