@@ -18,7 +18,7 @@ type Verdict struct {
 	Replace bool
 	// Notes are what users are to hear, none of which they have heard last.
 	Notes []Note
-	// Wake is when time alone may change the verdict; zero for never. It is not set with Start.
+	// Wake is when time alone may change the verdict, if nothing starts; zero for never.
 	Wake time.Time
 }
 
@@ -50,7 +50,7 @@ func Next(spec *Spec, progress *Progress, now time.Time) Verdict {
 	case spec.Concurrency == batchv1.ForbidConcurrent && len(progress.Active) > 0:
 		verdict.Notes = progress.untold(Note{"JobAlreadyActive", "Not starting job because prior execution is running and concurrency policy is Forbid", due.latest})
 	default:
-		verdict.Start, verdict.Wake = due.latest, time.Time{}
+		verdict.Start = due.latest
 		verdict.Replace = spec.Concurrency == batchv1.ReplaceConcurrent
 		if due.count > tooManyMissed {
 			verdict.Notes = progress.untold(Note{
