@@ -199,7 +199,7 @@ func (s *State) jobEnded(child *Job) {
 
 // jobGoes notes that a Job is deleted: one that its CronJob replaces is active no more, others are until they are gone.
 func (s *State) jobGoes(child *Job, reason string) {
-	if child.cronJob != nil && reason == reasonReplaced {
+	if child.cronJob != nil && reason == ReasonReplaced {
 		s.noLongerActive(child)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/cron"
@@ -31,14 +32,12 @@ type UpdateCronJob struct {
 	Job       *batchv1.Job
 	ZoneRules []byte
 	Version   uint64
+	// Status, if not nil, is written as well.
+	Status *CronJobStatus
 }
 
-// SetCronJobStatus replaces what clients may write of a CronJob's status; zero times for none. Which Jobs are active is seen, not told.
-type SetCronJobStatus struct {
-	UID                          string
-	LastSchedule, LastSuccessful time.Time
-	Version                      uint64
-}
+// CronJobStatus is what clients may write of a CronJob's status; zero times for none. Which Jobs are active is seen, not told.
+type CronJobStatus struct{ LastSchedule, LastSuccessful time.Time }
 
 // DeleteCronJob removes a CronJob: Background and empty delete its Jobs behind it, Foreground before it, Orphan leaves them without an owner.
 // UID, if not empty, must be the CronJob's.
@@ -53,16 +52,15 @@ type ObserveTimeZone struct {
 	Rules []byte
 }
 
-func (CreateCronJob) command()    {}
-func (UpdateCronJob) command()    {}
-func (SetCronJobStatus) command() {}
-func (DeleteCronJob) command()    {}
-func (ObserveTimeZone) command()  {}
+func (CreateCronJob) command()   {}
+func (UpdateCronJob) command()   {}
+func (DeleteCronJob) command()   {}
+func (ObserveTimeZone) command() {}
 
 // Reasons for which a CronJob deletes Jobs, and that of a schedule without times.
 const (
-	reasonReplaced = "ReplaceConcurrent"
-	reasonHistory  = "HistoryLimit"
+	ReasonReplaced = "ReplaceConcurrent"
+	ReasonHistory  = "HistoryLimit"
 	reasonOwner    = "CronJobDeleted"
 	reasonInvalid  = "InvalidSchedule"
 )
@@ -74,8 +72,6 @@ func (d *draft) decideCronJob(command Command) (known bool, err error) {
 		err = d.createCronJob(command)
 	case UpdateCronJob:
 		err = d.updateCronJob(command)
-	case SetCronJobStatus:
-		err = d.setCronJobStatus(command)
 	case DeleteCronJob:
 		err = d.deleteCronJob(command)
 	case ObserveTimeZone:
@@ -148,23 +144,19 @@ func (d *draft) updateCronJob(command UpdateCronJob) error {
 	if err := d.observeZone(zoneName(command.CronJob), command.ZoneRules); err != nil {
 		return err
 	}
-	d.add(owner.Namespace, &event.CronJobUpdated{Uid: owner.UID, CronJob: encoded, Job: made})
-	return nil
-}
-
-func (d *draft) setCronJobStatus(command SetCronJobStatus) error {
-	owner, err := d.cronJob(command.UID, command.UID, command.Version)
-	if err != nil {
-		return err
+	if command.Status == nil || !apiequality.Semantic.DeepEqual(command.CronJob, owner.Object) {
+		d.add(owner.Namespace, &event.CronJobUpdated{Uid: owner.UID, CronJob: encoded, Job: made})
 	}
-	set := &event.CronJobStatusSet{Uid: owner.UID}
-	if !command.LastSchedule.IsZero() {
-		set.LastScheduleUnixNano = command.LastSchedule.UnixNano()
+	if status := command.Status; status != nil {
+		set := &event.CronJobStatusSet{Uid: owner.UID}
+		if !status.LastSchedule.IsZero() {
+			set.LastScheduleUnixNano = status.LastSchedule.UnixNano()
+		}
+		if !status.LastSuccessful.IsZero() {
+			set.LastSuccessfulUnixNano = status.LastSuccessful.UnixNano()
+		}
+		d.add(owner.Namespace, set)
 	}
-	if !command.LastSuccessful.IsZero() {
-		set.LastSuccessfulUnixNano = command.LastSuccessful.UnixNano()
-	}
-	d.add(owner.Namespace, set)
 	return nil
 }
 
@@ -263,7 +255,7 @@ func (d *draft) clean(owner *CronJob) {
 		}
 	}
 	for _, ref := range cron.Surplus(&owner.Spec, finished) {
-		d.deleteJobs([]*Job{d.state.Jobs[ref.UID]}, reasonHistory)
+		d.deleteJobs([]*Job{d.state.Jobs[ref.UID]}, ReasonHistory)
 	}
 }
 
@@ -297,7 +289,7 @@ func (d *draft) start(owner *CronJob, verdict cron.Verdict) bool {
 	}
 	if verdict.Replace {
 		for _, ref := range owner.Progress.Active {
-			d.deleteJobs([]*Job{d.state.Jobs[ref.UID]}, reasonReplaced)
+			d.deleteJobs([]*Job{d.state.Jobs[ref.UID]}, ReasonReplaced)
 		}
 	}
 	uid := cron.JobUID(owner.UID, d.state.Seq+uint64(len(d.facts))+1)

@@ -48,7 +48,7 @@ func TestCommandsOnCronJobsThatDoNotFitAreRejected(t *testing.T) {
 		{CreateCronJob{CronJob: owner.Object, Job: owner.Made}, AlreadyExists},
 		{UpdateCronJob{CronJob: gone, Job: owner.Made}, NotFound},
 		{UpdateCronJob{CronJob: owner.Object, Job: owner.Made, Version: owner.Version - 1}, Conflict},
-		{SetCronJobStatus{UID: owner.UID, Version: owner.Version - 1}, Conflict},
+		{UpdateCronJob{CronJob: gone, Job: owner.Made, Status: &CronJobStatus{}}, NotFound},
 		{DeleteCronJob{Namespace: "default", Name: "hello", UID: "another"}, Conflict},
 		{DeleteCronJob{Namespace: "other", Name: "hello"}, NotFound},
 	} {

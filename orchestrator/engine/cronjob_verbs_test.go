@@ -27,7 +27,8 @@ func (s *story) cronJobVerb(word string, a arguments) []string {
 	case "delete-cronjob":
 		return s.submit(DeleteCronJob{Namespace: "default", Name: a.names[0], Propagation: metav1.DeletionPropagation(a.settings["propagation"])})
 	case "ran-cronjob":
-		return s.submit(SetCronJobStatus{UID: "uid-" + a.names[0], LastSchedule: s.now.Add(-a.duration(a.settings["ago"]))})
+		owner, _ := s.state.CronJobOf("default", a.names[0])
+		return s.submit(UpdateCronJob{CronJob: owner.Object, Job: owner.Made, Status: &CronJobStatus{LastSchedule: s.now.Add(-a.duration(a.settings["ago"]))}})
 	case "from":
 		// As kubectl create job NAME --from=cronjob/CRONJOB.
 		owner, _ := s.state.CronJobOf("default", a.settings["cronjob"])
