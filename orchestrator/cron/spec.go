@@ -73,8 +73,8 @@ func limit(pointer *int32) int32 {
 
 // Progress is how far a CronJob has come.
 type Progress struct {
-	// Since is when runs began to be due: the creation, or a later change of the schedule.
-	Since time.Time
+	// Created is after when runs are due if there was none, Rescheduled, if not zero, after when they are in any case: the schedule has changed.
+	Created, Rescheduled time.Time
 	// LastSchedule is the time of the run that was started last, LastSuccessful when a Job of it completed last; zero for none.
 	LastSchedule, LastSuccessful time.Time
 	// Active are the Jobs that were started and have not ended, in order.
@@ -88,10 +88,14 @@ type Ref struct{ UID, Name string }
 
 // earliest is the time after which runs may be due.
 func (p *Progress) earliest() time.Time {
-	if p.LastSchedule.After(p.Since) {
-		return p.LastSchedule
+	after := p.Created
+	if !p.LastSchedule.IsZero() {
+		after = p.LastSchedule
 	}
-	return p.Since
+	if p.Rescheduled.After(after) {
+		after = p.Rescheduled
+	}
+	return after
 }
 
 // Start notes a Job for a run.

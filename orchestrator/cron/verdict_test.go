@@ -57,7 +57,7 @@ func TestARunStartsOrUsersHearWhyNot(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := Spec{Schedule: mustParse(t, "0 * * * *", ""), StartingDeadline: c.deadline, Concurrency: c.policy, Suspended: c.suspend}
-			progress := Progress{Since: hour.Add(-time.Minute), LastSchedule: c.last}
+			progress := Progress{Created: hour.Add(-time.Minute), LastSchedule: c.last}
 			for i := range c.active {
 				progress.Active = append(progress.Active, Ref{UID: fmt.Sprint(i)})
 			}
@@ -93,7 +93,7 @@ func TestASpecThatGivesNoTimesSaysWhy(t *testing.T) {
 		{"59 23 31 2 *", nil, "InvalidSchedule"},
 	} {
 		spec := SpecOf(&batchv1.CronJob{Spec: batchv1.CronJobSpec{Schedule: c.schedule, TimeZone: c.timeZone}}, nil)
-		verdict := Next(&spec, &Progress{Since: thursday}, thursday.Add(time.Minute))
+		verdict := Next(&spec, &Progress{Created: thursday}, thursday.Add(time.Minute))
 		if len(verdict.Notes) != 1 || verdict.Notes[0].Reason != c.reason || !verdict.Start.IsZero() || !verdict.Wake.IsZero() {
 			t.Errorf("%q decides %+v, want %s", c.schedule, verdict, c.reason)
 		}

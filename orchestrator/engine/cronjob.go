@@ -53,6 +53,7 @@ func (s *State) applyToCronJob(fact *event.Fact) bool {
 		progress := &s.touchCronJob(body.CronJobStatusSet.GetUid()).Progress
 		progress.LastSchedule = timeOf(body.CronJobStatusSet.GetLastScheduleUnixNano())
 		progress.LastSuccessful = timeOf(body.CronJobStatusSet.GetLastSuccessfulUnixNano())
+		progress.Rescheduled = time.Time{} // Who says when the last run was says what is due.
 	case *event.Fact_CronJobScheduled:
 		run := body.CronJobScheduled
 		s.touchCronJob(run.GetUid()).Progress.Start(cron.Ref{UID: run.GetJobUid(), Name: run.GetJobName()}, timeOf(run.GetScheduledUnixNano()))
@@ -75,7 +76,7 @@ func (s *State) applyToCronJob(fact *event.Fact) bool {
 
 func (s *State) createCronJob(created *event.CronJobCreated) {
 	owner := &CronJob{
-		UID: created.GetUid(), User: created.GetUser(), Created: s.Now, jobs: make(map[*Job]bool), Progress: cron.Progress{Since: s.Now},
+		UID: created.GetUid(), User: created.GetUser(), Created: s.Now, jobs: make(map[*Job]bool), Progress: cron.Progress{Created: s.Now},
 	}
 	s.readCronJob(owner, created.GetCronJob(), created.GetJob())
 	owner.Name = Name{owner.Object.Namespace, created.GetName()}
@@ -90,7 +91,7 @@ func (s *State) updateCronJob(updated *event.CronJobUpdated) {
 	before := owner.Object
 	s.readCronJob(owner, updated.GetCronJob(), updated.GetJob())
 	if owner.Object.Spec.Schedule != before.Spec.Schedule || zoneName(owner.Object) != zoneName(before) {
-		owner.Progress.Since = s.Now
+		owner.Progress.Rescheduled = s.Now
 	}
 	owner.Progress.Told = cron.Note{}
 }

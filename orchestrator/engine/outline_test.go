@@ -21,8 +21,8 @@ func outline(state *State) string {
 	for _, uid := range sortedKeys(state.CronJobs) {
 		owner := state.CronJobs[uid]
 		progress := &owner.Progress
-		line("cronjob %s %s version %d created %s user %q deletion %s since %s last %s successful %s active %v told %+v problem %v zone %s", uid, owner.Name, owner.Version,
-			at(owner.Created), owner.User, at(owner.DeletionRequested), at(progress.Since), at(progress.LastSchedule), at(progress.LastSuccessful), progress.Active,
+		line("cronjob %s %s version %d created %s user %q deletion %s since %s, %s last %s successful %s active %v told %+v problem %v zone %s", uid, owner.Name, owner.Version,
+			at(owner.Created), owner.User, at(owner.DeletionRequested), at(progress.Created), at(progress.Rescheduled), at(progress.LastSchedule), at(progress.LastSuccessful), progress.Active,
 			progress.Told, owner.Spec.Problem, owner.Spec.Zone)
 		line("  object %+v made %+v", owner.Object, owner.Made)
 		for _, child := range owner.byAge() {
