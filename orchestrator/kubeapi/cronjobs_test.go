@@ -1,6 +1,7 @@
 package kubeapi_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	coreapply "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
 
 // hourly is a CronJob that starts nothing while a test runs, but by hand.
@@ -260,4 +262,17 @@ func TestANamespaceWithCronJobsStays(t *testing.T) {
 	if _, err := p.client.BatchV1().CronJobs("nowhere").Create(t.Context(), hourly("a"), metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("created in a namespace that is not there: %v", err)
 	}
+}
+
+// What governments change comes with the machine's database, and reaches CronJobs when the server looks there.
+func TestTheRulesOfZonesAreBroughtUpToDate(t *testing.T) {
+	p := newPlane(t)
+	berlin, err := manifest.ZoneRules("Europe/Berlin", time.Now())
+	p.must(err)
+	tokyo, err := manifest.ZoneRules("Asia/Tokyo", time.Now())
+	p.must(err)
+	p.must(p.stopServing())
+	p.submit(engine.ObserveTimeZone{Name: "Europe/Berlin", Rules: tokyo})
+	p.serve()
+	p.until("the rules are those of this machine", func(s *engine.State) bool { return bytes.Equal(s.Zones["Europe/Berlin"], berlin) })
 }
