@@ -39,6 +39,12 @@ func Parse(expression string, zone *time.Location) (*Schedule, error) {
 // After is the first time of the schedule after another; zero if there is none within five years.
 func (s *Schedule) After(t time.Time) time.Time { return s.times.Next(t) }
 
+// isInterval tells whether the times depend on the one before ("@every"), so that they must not be looked for from just anywhere.
+func (s *Schedule) isInterval() bool {
+	_, interval := s.times.(robfig.ConstantDelaySchedule)
+	return interval
+}
+
 // errNoTime is what Kubernetes says of a schedule that names no time, such as one for the 31st of February.
 var errNoTime = errors.New("time difference between two schedules is less than 1 second")
 

@@ -35,14 +35,22 @@ func Next(spec *Spec, progress *Progress, now time.Time) Verdict {
 	due := all
 	if horizon := now.Add(-spec.StartingDeadline); err == nil && spec.StartingDeadline != Unlimited && horizon.After(earliest) {
 		due, err = spec.Schedule.since(horizon, now)
-		if due.latest.IsZero() && !all.latest.Before(horizon) {
-			due = missed{all.latest, 1}
+		if due.latest.IsZero() || spec.Schedule.isInterval() {
+			if due.latest = all.latest; due.latest.Before(horizon) {
+				due.latest = time.Time{}
+			}
 		}
 	}
 	if err != nil {
 		return Verdict{Notes: progress.untold(Note{Reason: "InvalidSchedule", Message: fmt.Sprintf("invalid schedule: %s", err)})}
 	}
 	verdict := Verdict{Wake: spec.Schedule.next(earliest, now)}
+	if !due.latest.IsZero() && spec.StartingDeadline != Unlimited {
+		// If it does not start, it is missed right after the end of its deadline.
+		if missed := due.latest.Add(spec.StartingDeadline + time.Nanosecond); missed.Before(verdict.Wake) {
+			verdict.Wake = missed
+		}
+	}
 	switch {
 	case due.latest.IsZero() && !all.latest.IsZero():
 		verdict.Notes = progress.untold(Note{"MissSchedule", "Missed scheduled time to start a job: " + all.latest.UTC().Format(time.RFC1123Z), all.latest})

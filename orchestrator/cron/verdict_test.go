@@ -48,6 +48,7 @@ func TestARunStartsOrUsersHearWhyNot(t *testing.T) {
 		{name: "nothing starts while it is suspended", policy: allow, deadline: none, last: ran, suspend: true, now: later, wake: never},
 		{name: "with Allow a run starts beside another", policy: allow, deadline: none, last: ran, active: 2, now: just, start: hour},
 		{name: "with Forbid a run waits for another", policy: forbid, deadline: none, last: ran, active: 1, now: just, notes: "JobAlreadyActive", wake: hour.Add(time.Hour)},
+		{name: "with Forbid a run waits until it is too late", policy: forbid, deadline: short, last: ran, active: 1, now: just, notes: "JobAlreadyActive", wake: hour.Add(short + 1)},
 		{name: "with Forbid a run starts when nothing is active", policy: forbid, deadline: none, last: ran, now: later, start: hour},
 		{name: "with Forbid a run that waited too long is missed", policy: forbid, deadline: short, last: ran, now: later, notes: "MissSchedule", wake: hour.Add(time.Hour)},
 		{name: "with Replace a run takes the place of another", policy: replace, deadline: none, last: ran, active: 1, now: just, start: hour, replace: true},
@@ -77,6 +78,18 @@ func TestARunStartsOrUsersHearWhyNot(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Kubernetes counts the interval anew from the beginning of the deadline whenever it looks, and starts nothing if that is shorter.
+func TestAnIntervalKeepsItsTimesWhateverTheDeadline(t *testing.T) {
+	spec := Spec{Schedule: mustParse(t, "@every 90s", ""), StartingDeadline: 60 * time.Second}
+	progress := Progress{Created: thursday}
+	for _, c := range []struct{ now, start time.Duration }{{89 * time.Second, 0}, {90 * time.Second, 90 * time.Second}, {150 * time.Second, 90 * time.Second}, {185 * time.Second, 180 * time.Second}} {
+		verdict := Next(&spec, &progress, thursday.Add(c.now))
+		if c.start == 0 != verdict.Start.IsZero() || (c.start != 0 && !verdict.Start.Equal(thursday.Add(c.start))) {
+			t.Errorf("after %s it decides %+v", c.now, verdict)
+		}
 	}
 }
 

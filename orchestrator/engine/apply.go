@@ -65,7 +65,9 @@ func (s *State) applyToJob(fact *event.Fact) bool {
 		s.setCondition(body.JobConditionSet)
 	case *event.Fact_JobDeletionRequested:
 		owner := s.touchJob(body.JobDeletionRequested.GetUid())
-		owner.DeletionRequested = s.Now
+		if owner.DeletionRequested.IsZero() {
+			owner.DeletionRequested = s.Now
+		}
 		s.jobGoes(owner, body.JobDeletionRequested.GetReason())
 		delete(s.undecided, owner)
 		s.stopsRunning(owner)

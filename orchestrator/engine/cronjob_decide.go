@@ -289,7 +289,8 @@ func (d *draft) start(owner *CronJob, verdict cron.Verdict) bool {
 	}
 	if verdict.Replace {
 		for _, ref := range owner.Progress.Active {
-			d.deleteJobs([]*Job{d.state.Jobs[ref.UID]}, ReasonReplaced)
+			// Also one that somebody has deleted and that has not gone yet: it is active no more.
+			d.add(owner.Namespace, &event.JobDeletionRequested{Uid: ref.UID, Reason: ReasonReplaced})
 		}
 	}
 	uid := cron.JobUID(owner.UID, d.state.Seq+uint64(len(d.facts))+1)

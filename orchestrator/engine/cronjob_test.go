@@ -2,8 +2,13 @@ package engine
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
@@ -70,4 +75,76 @@ func TestARunThatIsMadeAgainHasAnotherUID(t *testing.T) {
 	if !ok || again.UID == first.UID {
 		t.Errorf("made again: %v, with the UID %s after %s", ok, again.UID, first.UID)
 	}
+}
+
+// Random lives of CronJobs: after each step the state is sound, no run starts twice or out of order, none beside another where that is forbidden, and
+// the log replays to the same state.
+func TestRandomLivesOfCronJobsAreSound(t *testing.T) {
+	for seed := range uint64(16) {
+		random := rand.New(rand.NewPCG(seed, 7))
+		s := newStory(t)
+		s.play("> offer big cpu=64000 gib=256\n")
+		last := make(map[*CronJob]time.Time)
+		for range 60 {
+			s.play("> " + randomStep(s, random) + "\n")
+			for _, owner := range s.state.CronJobs {
+				progress := &owner.Progress
+				if progress.LastSchedule.Before(last[owner]) || progress.LastSchedule.After(s.now) {
+					t.Errorf("seed %d: the last run of %s was at %s, before that at %s, and it is %s", seed, owner.Name, progress.LastSchedule, last[owner], s.now)
+				}
+				if owner.Spec.Concurrency != batchv1.AllowConcurrent && len(progress.Active) > 1 {
+					t.Errorf("seed %d: with %s there are %v", seed, owner.Spec.Concurrency, progress.Active)
+				}
+				last[owner] = progress.LastSchedule
+			}
+			if t.Failed() {
+				t.Fatalf("seed %d", seed)
+			}
+		}
+	}
+}
+
+// randomStep is a line of a story. Each CronJob keeps its policy.
+func randomStep(s *story, random *rand.Rand) string {
+	policies := []string{"Allow", "Forbid", "Replace"}
+	policy := policies[random.IntN(len(policies))]
+	name := strings.ToLower(policy)
+	owner, there := s.state.CronJobOf("default", name)
+	if !there {
+		return fmt.Sprintf("cronjob %s schedule=%s policy=%s successful=%d failed=%d", name, []string{"*_*_*_*_*", "*/5_*_*_*_*", "@every_90s", "0,7_*_*_*_*"}[random.IntN(4)], policy, random.IntN(3), random.IntN(2))
+	}
+	var runs []*Job
+	for _, child := range owner.byAge() {
+		if !child.Ended() {
+			runs = append(runs, child)
+		}
+	}
+	switch at := random.IntN(14); {
+	case at < 4 || (at < 11 && len(runs) == 0):
+		return fmt.Sprintf("after %ds", 1+random.IntN(240))
+	case at < 7:
+		run := runs[random.IntN(len(runs))]
+		if run.Profile == nil {
+			return "admit " + run.Name.Name
+		}
+		for i, pod := range run.pods {
+			if pod.IsLive() && pod.Node() != "" {
+				return fmt.Sprintf("%s %s#%d exit=1", []string{"succeeded", "failed"}[random.IntN(2)], run.Name.Name, i)
+			}
+		}
+		return "supply"
+	case at == 7:
+		return "delete " + runs[random.IntN(len(runs))].Name.Name
+	case at == 8:
+		return fmt.Sprintf("update-cronjob %s suspend=%v", name, random.IntN(2) == 0)
+	case at == 9:
+		return fmt.Sprintf("update-cronjob %s spec={\"startingDeadlineSeconds\":%d,\"failedJobsHistoryLimit\":%d}", name, random.IntN(100), random.IntN(2))
+	case at == 10:
+		return fmt.Sprintf("from hand-%d cronjob=%s", s.state.Seq, name)
+	case at == 11:
+		return fmt.Sprintf("update-cronjob %s schedule=*/%d_*_*_*_*", name, 1+random.IntN(9))
+	case at == 12:
+		return "restart"
+	}
+	return "delete-cronjob " + name + " propagation=" + []string{"Background", "Foreground", "Orphan"}[random.IntN(3)]
 }
