@@ -23,18 +23,19 @@ var (
 
 // planned are packages that the design names and that may come later.
 var planned = map[string]bool{
-	"cmd/terraform-provider-nightshift": true, "orchestrator/cron": true, "orchestrator/sim": true, "orchestrator/web": true,
+	"cmd/terraform-provider-nightshift": true, "orchestrator/sim": true, "orchestrator/web": true,
 }
 
 var importRules = []importRule{
 	{"orchestrator", nil, []string{"golang.org/x/mod/..."}, "the folder holds tests of the whole tree and no code"},
 	{"orchestrator/job", nil, kubernetesTypes, "the meaning of batch/v1 is arithmetic on Kubernetes' own types and on nothing of ours"},
-	{"orchestrator/cron", []string{"orchestrator/job"}, kubernetesTypes, "schedules are arithmetic on Kubernetes' own types"},
+	{"orchestrator/cron", []string{"orchestrator/job"}, append([]string{"github.com/robfig/cron/v3"}, kubernetesTypes...),
+		"schedules are arithmetic on Kubernetes' own types, read by the parser that Kubernetes uses: no other would mean the same by all of them"},
 	{"orchestrator/event", nil, []string{protobuf}, "facts outlive the code that wrote them: the codec knows nothing but protobuf"},
 	{"orchestrator/spot", nil, nil, "prices and risk are plain arithmetic"},
 	{"orchestrator/ledger", nil, nil, "money is plain integer arithmetic"},
 	{"orchestrator/placement", []string{"orchestrator/spot", "orchestrator/ledger"}, nil, "placement decides on resources and prices; it is told what it needs"},
-	{"orchestrator/engine", []string{"orchestrator/job", "orchestrator/event", "orchestrator/placement", "orchestrator/ledger", "orchestrator/spot"},
+	{"orchestrator/engine", []string{"orchestrator/job", "orchestrator/cron", "orchestrator/event", "orchestrator/placement", "orchestrator/ledger", "orchestrator/spot"},
 		append([]string{protobuf}, kubernetesTypes...), "the engine is pure: it decides from state and command, and does not know where facts are kept or who carries them out"},
 	{"orchestrator/journal", nil, nil, "the contract is on bytes: any log can keep it"},
 	{"orchestrator/journal/etcd", []string{"orchestrator/journal"}, []string{"go.etcd.io/...", "go.uber.org/zap/...", grpc}, "the one place that knows etcd"},
@@ -42,7 +43,7 @@ var importRules = []importRule{
 	{"orchestrator/writer", []string{"orchestrator/engine", "orchestrator/event", "orchestrator/journal"}, []string{protobuf}, "the writer turns decisions into appended facts; what follows from them is for others"},
 	{"orchestrator/admission", []string{"orchestrator/engine", "orchestrator/event", "policy"}, nil, "admission carries questions to policy and answers to the engine, and meets both by their contracts"},
 	{"orchestrator/manifest", []string{"orchestrator/job"}, append([]string{"k8s.io/kubernetes/...", "sigs.k8s.io/json/...", "sigs.k8s.io/yaml/..."}, kubernetesTypes...), "decoding, defaults and validation are Kubernetes' own code, kept behind this one door"},
-	{"orchestrator/view/...", []string{"orchestrator/view/...", "orchestrator/engine", "orchestrator/job", "orchestrator/event"}, []string{"k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/apiserver/..."}, "the read model is fed by facts alone"},
+	{"orchestrator/view/...", []string{"orchestrator/view/...", "orchestrator/engine", "orchestrator/job", "orchestrator/cron", "orchestrator/event"}, []string{"k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/apiserver/..."}, "the read model is fed by facts alone"},
 	{"orchestrator/kubeapi/...", []string{"orchestrator/kubeapi/...", "orchestrator/view/...", "orchestrator/engine", "orchestrator/job", "orchestrator/event", "orchestrator/manifest", "policy"},
 		[]string{"k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/apiserver/...", "k8s.io/client-go/...", "k8s.io/component-base/...", "k8s.io/kube-openapi/...", "k8s.io/utils/...", "k8s.io/klog/...", "sigs.k8s.io/..."},
 		"the API is a face: it reads the view and submits, and never touches journal, fleet or providers"},
@@ -161,6 +162,7 @@ var ownerRules = []ownerRule{
 	{"github.com/aws/...", []string{"providers/aws"}, "each cloud is known in one place"},
 	{"gocloud.dev/...", []string{"orchestrator/archive"}, "where blobs are kept is known in one place"},
 	{"github.com/hashicorp/go-plugin/...", []string{"providers/plugin"}, "how plugins are spoken to is known in one place"},
+	{"github.com/robfig/cron/...", []string{"orchestrator/cron"}, "what a schedule means is known in one place"},
 	{"k8s.io/apiserver/...", []string{"orchestrator/kubeapi/...", "orchestrator/view/..."}, "the API machinery stays behind the face of the API"},
 	{"github.com/spf13/...", []string{"cmd/..."}, "flags are for commands; packages take values"},
 }

@@ -25,8 +25,8 @@ var impureImports = []string{
 	"log/...",
 }
 
-// impureTime are the functions of package time that read the clock or wait for it.
-var impureTime = []string{"Now", "Since", "Until", "After", "AfterFunc", "Sleep", "NewTimer", "NewTicker", "Tick", "Local"}
+// impureTime are the functions of package time that read the clock or wait for it, or read what the machine says of zones.
+var impureTime = []string{"Now", "Since", "Until", "After", "AfterFunc", "Sleep", "NewTimer", "NewTicker", "Tick", "Local", "LoadLocation"}
 
 // The sizes that have kept such code readable.
 const (
@@ -168,7 +168,7 @@ func (c *sourceCheck) purity() {
 	ast.Inspect(c.file, func(n ast.Node) bool {
 		for _, name := range impureTime {
 			if isSelector(n, timePackage, name) {
-				c.breach(n, whyPure, "a pure package uses time.%s: the time is an argument", name)
+				c.breach(n, whyPure, "a pure package uses time.%s: the time is an argument, and so are zones", name)
 			}
 		}
 		switch n.(type) {

@@ -21,7 +21,7 @@ func (s *State) Apply(fact *event.Fact) {
 	s.Now = fact.At()
 	switch body := fact.Body.(type) {
 	case *event.Fact_TermBegan:
-		s.Term, s.Closed = body.TermBegan.GetTerm(), body.TermBegan.GetClosed()
+		s.Term, s.Closed, s.CronJobsHeld = body.TermBegan.GetTerm(), body.TermBegan.GetClosed(), body.TermBegan.GetCronJobsHeld()
 		if len(s.Seed) == 0 {
 			s.Seed = body.TermBegan.GetSeed()
 		}
@@ -41,7 +41,7 @@ func (s *State) Apply(fact *event.Fact) {
 		gone := body.ObjectDeleted
 		delete(s.Objects, ObjectKey{gone.GetResource(), gone.GetNamespace(), gone.GetName()})
 	default:
-		if !s.applyToPod(fact) && !s.applyToJob(fact) && !s.applyToNode(fact) {
+		if !s.applyToPod(fact) && !s.applyToJob(fact) && !s.applyToNode(fact) && !s.applyToCronJob(fact) {
 			panic(fmt.Sprintf("engine: fact %d is of kind %q, which Apply does not know", s.Seq, fact.GetKind()))
 		}
 	}
@@ -65,7 +65,10 @@ func (s *State) applyToJob(fact *event.Fact) bool {
 		s.setCondition(body.JobConditionSet)
 	case *event.Fact_JobDeletionRequested:
 		owner := s.touchJob(body.JobDeletionRequested.GetUid())
-		owner.DeletionRequested = s.Now
+		if owner.DeletionRequested.IsZero() {
+			owner.DeletionRequested = s.Now
+		}
+		s.jobGoes(owner, body.JobDeletionRequested.GetReason())
 		delete(s.undecided, owner)
 		s.stopsRunning(owner)
 	case *event.Fact_JobParked:
@@ -97,6 +100,7 @@ func (s *State) createJob(created *event.JobCreated) {
 	s.Jobs[owner.UID] = owner
 	s.JobNames[owner.Name] = owner.UID
 	s.undecided[owner] = true
+	s.joinCronJob(owner)
 }
 
 func decodeJob(encoded []byte, seq uint64) *batchv1.Job {
@@ -121,6 +125,7 @@ func (s *State) updateJob(updated *event.JobUpdated) {
 		owner.Progress.Resize(owner.Spec.Completions)
 	}
 	owner.Counts.Recount()
+	s.joinCronJob(owner)
 }
 
 // use makes new pods of the object's template.
@@ -140,6 +145,7 @@ func (s *State) setCondition(set *event.JobConditionSet) {
 	if owner.Ended() {
 		s.stopsRunning(owner)
 		s.forgetClasses(owner)
+		s.jobEnded(owner)
 	}
 }
 
@@ -159,6 +165,7 @@ func (s *State) removeJob(uid string) {
 	}
 	delete(s.Jobs, uid)
 	delete(s.JobNames, owner.Name)
+	s.leaveCronJob(owner)
 	delete(s.undecided, owner)
 	delete(s.waiting, owner)
 	s.forgetClasses(owner)

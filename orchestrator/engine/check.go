@@ -29,6 +29,7 @@ func (s *State) Check() []error {
 	for _, name := range sortedKeys(s.Nodes) {
 		c.node(s.Nodes[name])
 	}
+	c.cronJobs()
 	return c.broken
 }
 

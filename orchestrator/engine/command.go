@@ -19,7 +19,7 @@ type BeginTerm struct {
 	Seed []byte
 	// Closed, if not empty, is why no pod is bound and no node launched in this term.
 	Closed string
-	// Only, if not nil, names the Jobs for which somebody waits; all others that are unfinished begin the term parked.
+	// Only, if not nil, names the Jobs for which somebody waits; all others that are unfinished begin the term parked, and CronJobs start nothing.
 	Only map[Name]bool
 }
 

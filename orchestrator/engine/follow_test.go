@@ -14,7 +14,8 @@ func TestAStateThatOnlyFollowsForgetsWhatIsGone(t *testing.T) {
 	decided := newStory(t)
 	for round := range 100 {
 		name := fmt.Sprintf("j%d", round)
-		decided.play("> offer small cpu=1000\n> job " + name + "\n> admit " + name + "\n> supply\n> succeeded " + name + "#0\n> delete " + name + "\n")
+		decided.play("> offer small cpu=1000\n> job " + name + "\n> admit " + name + "\n> supply\n> succeeded " + name + "#0\n> delete " + name +
+			"\n> cronjob c schedule=*/1_*_*_*_?\n> after 1m\n> delete-cronjob c\n")
 		for _, node := range sortedKeys(decided.state.Nodes) {
 			decided.submit(InstanceGone{Provider: "cloud", InstanceID: decided.state.Nodes[node].InstanceID, Cause: "released"})
 		}
@@ -29,8 +30,8 @@ func TestAStateThatOnlyFollowsForgetsWhatIsGone(t *testing.T) {
 	}
 	for _, state := range []*State{follower, decided.state} {
 		kept := len(state.work.advance) + len(state.work.ends) + len(state.work.evict) + len(state.work.release) + len(state.work.timers) +
-			len(state.told.changed) + len(state.told.held) + len(state.work.stray)
-		if kept > 6*64 || len(state.Jobs)+len(state.Nodes)+len(state.pods.byUID)+len(state.pods.byName) > 0 {
+			len(state.told.changed) + len(state.told.held) + len(state.work.stray) + len(state.work.cronJobs)
+		if kept > 6*64 || len(state.Jobs)+len(state.Nodes)+len(state.pods.byUID)+len(state.pods.byName)+len(state.CronJobs)+len(state.CronJobNames) > 0 {
 			t.Errorf("after everything has gone %d marks are left, %d jobs, %d nodes, %d pods, %d names", kept, len(state.Jobs), len(state.Nodes),
 				len(state.pods.byUID), len(state.pods.byName))
 		}

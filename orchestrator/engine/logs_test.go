@@ -13,6 +13,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/nightshift-batch/nightshift/orchestrator/cron"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 )
@@ -21,8 +22,10 @@ var record = flag.Bool("record", false, "write the log of this format level anew
 
 // recorded are the stories whose logs are kept as this format level writes them: at least one for each fact.
 var recorded = []string{
-	"crash_and_restart", "denied", "eviction_as_in_kubernetes", "evictions_keep_the_index_and_cost_no_try", "elastic_indexed", "fail_index", "fail_job_on_exit_code",
-	"containers_while_they_run", "deleted_after_its_end", "ignored_failures", "kept_for_a_while", "limit_per_index", "parked", "replaced_once_failed", "restarts_in_place", "shared_node", "suspended_while_running",
+	"containers_while_they_run", "crash_and_restart", "cron_changes", "cron_deleted_before", "cron_deleted_behind", "cron_forbid", "cron_held",
+	"cron_time_zones", "deleted_after_its_end", "denied", "elastic_indexed", "eviction_as_in_kubernetes", "evictions_keep_the_index_and_cost_no_try",
+	"fail_index", "fail_job_on_exit_code", "ignored_failures", "kept_for_a_while", "limit_per_index", "parked", "replaced_once_failed",
+	"restarts_in_place", "shared_node", "suspended_while_running",
 	"template_changes_while_suspended", "work_queue_ends_with_first_success",
 }
 
@@ -97,6 +100,13 @@ func shown(t *testing.T, state *State) (lines []string) {
 		if owner.Receipt != nil {
 			lines = append(lines, "receipt "+message(owner.Receipt))
 		}
+	}
+	for _, uid := range sortedKeys(state.CronJobs) {
+		owner := state.CronJobs[uid]
+		object := owner.Object.DeepCopy()
+		object.ResourceVersion = strconv.FormatUint(owner.Version, 10)
+		object.Status = cron.Status(owner.Namespace, &owner.Progress)
+		line("cronjob", object)
 	}
 	return lines
 }

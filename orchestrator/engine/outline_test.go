@@ -18,6 +18,18 @@ func outline(state *State) string {
 	for _, uid := range sortedKeys(state.Jobs) {
 		outlineJob(state.Jobs[uid], line)
 	}
+	for _, uid := range sortedKeys(state.CronJobs) {
+		owner := state.CronJobs[uid]
+		progress := &owner.Progress
+		line("cronjob %s %s version %d created %s user %q deletion %s since %s, %s last %s successful %s active %v told %+v problem %v zone %s", uid, owner.Name, owner.Version,
+			at(owner.Created), owner.User, at(owner.DeletionRequested), at(progress.Created), at(progress.Rescheduled), at(progress.LastSchedule), at(progress.LastSuccessful), progress.Active,
+			progress.Told, owner.Spec.Problem, owner.Spec.Zone)
+		line("  object %+v made %+v", owner.Object, owner.Made)
+		for _, child := range owner.byAge() {
+			line("  controls %s", child.UID)
+		}
+	}
+	line("cronjobs held %v names %v zones %x", state.CronJobsHeld, state.CronJobNames, state.Zones)
 	for _, name := range sortedKeys(state.Nodes) {
 		node := state.Nodes[name]
 		line("node %s %s %s %s offer %s launched %s joined %s noticed %s deadline %s released %s %q idle %s accrued %s version %d", node.Name, node.Provider,

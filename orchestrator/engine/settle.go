@@ -23,7 +23,7 @@ const (
 func Settle(state *State, now time.Time) []*event.Fact {
 	d := &draft{state: state, now: now}
 	state.ring(now)
-	for _, stage := range []func(){d.settleNodes, d.settleJobs, d.settlePlacement, d.settleReleases, d.settleEnds} {
+	for _, stage := range []func(){d.settleNodes, d.settleJobs, d.settlePlacement, d.settleReleases, d.settleEnds, d.settleCronJobs} {
 		if stage(); len(d.facts) > 0 {
 			return d.facts
 		}

@@ -40,6 +40,13 @@ type State struct {
 	Jobs map[string]*Job
 	// JobNames gives the UID of the Job that holds a name.
 	JobNames map[Name]string
+	// CronJobs by UID, and the UID of the one that holds a name.
+	CronJobs     map[string]*CronJob
+	CronJobNames map[Name]string
+	// CronJobsHeld: none of them starts or removes anything in this term.
+	CronJobsHeld bool
+	// Zones are the rules on record, TZif, by name.
+	Zones map[string][]byte
 	// Nodes by name: launched and not gone.
 	Nodes map[string]*Node
 	// Launches by key: intended and not settled.
@@ -143,6 +150,8 @@ type Job struct {
 	// paying are the nodes that it pays for while they are empty, not those that are given back; launches those under way for it.
 	paying   map[*Node]bool
 	launches int
+	// cronJob that controls it; nil for none that is there.
+	cronJob *CronJob
 	// admission is what policy was asked; nil before.
 	admission *offeredAdmission
 	// wake is when its timer rings.
@@ -274,8 +283,9 @@ type Launch struct {
 // NewState returns the state before the first fact.
 func NewState() *State {
 	return &State{
-		Jobs:      make(map[string]*Job),
-		JobNames:  make(map[Name]string),
+		Jobs:     make(map[string]*Job),
+		JobNames: make(map[Name]string),
+		CronJobs: make(map[string]*CronJob), CronJobNames: make(map[Name]string), Zones: make(map[string][]byte),
 		Nodes:     make(map[string]*Node),
 		Launches:  make(map[string]*Launch),
 		Offers:    make(map[string][]*event.Offer),
@@ -287,7 +297,7 @@ func NewState() *State {
 		taken:     make(map[string]int64),
 		pauses:    make(map[offerKey]pause),
 		instances: make(map[instanceKey]string),
-		work:      work{stray: make(map[*Node]bool)},
+		work:      work{stray: make(map[*Node]bool), cronJobs: make(map[*CronJob]bool)},
 		told:      told{changed: make(map[string]bool), held: make(map[string]bool)},
 	}
 }

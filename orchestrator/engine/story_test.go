@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +61,7 @@ type story struct {
 	log     [][]byte
 	nodes   []string // names in order of appearance: n0, n1, ...
 	keys    []string // launches: L0, L1, ...
+	made    []string // UIDs and names of Jobs that CronJobs made, in pairs
 	started time.Time
 }
 
@@ -93,7 +95,7 @@ func (s *story) play(text string) string {
 
 // submit steps a command and returns a line for each fact.
 // worldwideFacts are the kinds that belong to no tenant.
-var worldwideFacts = map[string]bool{"term_began": true, "fleet_closed": true, "offers_observed": true}
+var worldwideFacts = map[string]bool{"term_began": true, "fleet_closed": true, "offers_observed": true, "time_zone_observed": true}
 
 func (s *story) submit(command Command) []string {
 	facts, err := Step(s.state, command, s.now)
@@ -111,6 +113,8 @@ func (s *story) submit(command Command) []string {
 			s.t.Errorf("a fact of kind %s has the tenant %q", fact.GetKind(), fact.GetTenant())
 		}
 		switch body := fact.Body.(type) {
+		case *event.Fact_CronJobScheduled:
+			s.made = append(s.made, body.CronJobScheduled.GetJobUid(), "uid-"+body.CronJobScheduled.GetJobName())
 		case *event.Fact_LaunchIntended:
 			s.keys = append(s.keys, body.LaunchIntended.GetKey())
 		case *event.Fact_LaunchSettled:
@@ -146,7 +150,7 @@ func (s *story) replay() {
 
 // alias puts short names in place of generated ones.
 func (s *story) alias(text string) string {
-	var pairs []string
+	pairs := slices.Clone(s.made)
 	for i, key := range s.keys {
 		pairs = append(pairs, key, fmt.Sprintf("L%d", i))
 	}
@@ -186,7 +190,7 @@ func printed(message protoreflect.Message) string {
 	for i := range fields.Len() {
 		field := fields.Get(i)
 		// Jobs and offers are long and were in the command.
-		if !message.Has(field) || field.Name() == "job" || field.Name() == "offers" || field.Name() == "seed" {
+		if !message.Has(field) || field.Name() == "job" || field.Name() == "cron_job" || field.Name() == "rules" || field.Name() == "offers" || field.Name() == "seed" {
 			continue
 		}
 		value := message.Get(field)

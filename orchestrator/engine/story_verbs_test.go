@@ -61,9 +61,9 @@ func (s *story) verb(words []string) []string {
 		object.Spec.Parallelism = a.int32("to", 1)
 		return s.submit(UpdateJob{Job: object})
 	case "admit":
-		return s.submit(AdmitJob{UID: "uid-" + names[0], Profile: &event.Profile{Markets: a.markets(), Priority: *a.int32("priority", 0)}})
+		return s.submit(AdmitJob{UID: s.jobUID(names[0]), Profile: &event.Profile{Markets: a.markets(), Priority: *a.int32("priority", 0)}})
 	case "deny":
-		return s.submit(DenyJob{UID: "uid-" + names[0], Reasons: []string{strings.Join(names[1:], " ")}})
+		return s.submit(DenyJob{UID: s.jobUID(names[0]), Reasons: []string{strings.Join(names[1:], " ")}})
 	case "delete":
 		return s.submit(DeleteJob{Namespace: "default", Name: names[0]})
 	case "delete-pod":
@@ -89,8 +89,7 @@ func (s *story) verb(words []string) []string {
 	case "status":
 		return s.status(names[0])
 	}
-	s.t.Fatalf("a story has no verb %q", words[0])
-	return nil
+	return s.cronJobVerb(words[0], a)
 }
 
 type arguments struct {

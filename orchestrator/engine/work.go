@@ -16,6 +16,8 @@ type work struct {
 	ends    []*Job // Jobs that may be done with
 	evict   []*Node
 	release []*Node
+	// cronJobs of which a run may be due, or Jobs may go.
+	cronJobs map[*CronJob]bool
 	// stray are nodes that no Job which runs pays for, kept because other pods wait.
 	stray map[*Node]bool
 	// place: pods may find a node, or may have to be bought one.
@@ -92,6 +94,9 @@ func (s *State) markAll() {
 		s.markEvict(node)
 		s.markRelease(node)
 	}
+	for _, owner := range s.CronJobs {
+		s.work.cronJobs[owner] = true
+	}
 	s.work.place = true
 }
 
@@ -124,17 +129,21 @@ func compareAge(a, b *Job) int {
 	return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.UID, b.UID))
 }
 
-// timer marks a Job or a node when its time has come, if it is still the one that it waits for.
+// timer marks a Job, a CronJob or a node when its time has come, if it is still the one that it waits for.
 type timer struct {
-	at   time.Time
-	job  *Job
-	node *Node
+	at      time.Time
+	job     *Job
+	cronJob *CronJob
+	node    *Node
 }
 
 // holds tells whether the timer has not been replaced.
 func (t timer) holds() bool {
-	if t.job != nil {
+	switch {
+	case t.job != nil:
 		return t.job.wake.Equal(t.at)
+	case t.cronJob != nil:
+		return t.cronJob.wake.Equal(t.at)
 	}
 	return t.node.due.Equal(t.at)
 }
@@ -167,6 +176,15 @@ func (s *State) wakeJob(owner *Job, at time.Time) {
 	}
 }
 
+func (s *State) wakeCronJob(owner *CronJob, at time.Time) {
+	if owner.wake.Equal(at) {
+		return
+	}
+	if owner.wake = at; !at.IsZero() {
+		heap.Push(&s.work.timers, timer{at: at, cronJob: owner})
+	}
+}
+
 func (s *State) wakeNode(node *Node, at time.Time) {
 	if node.due.Equal(at) {
 		return
@@ -184,10 +202,14 @@ func (s *State) ring(now time.Time) {
 			break
 		}
 		heap.Pop(&s.work.timers)
-		if first.job != nil {
+		switch {
+		case first.job != nil:
 			first.job.wake = time.Time{}
 			s.markAdvance(first.job)
-		} else {
+		case first.cronJob != nil:
+			first.cronJob.wake = time.Time{}
+			s.work.cronJobs[first.cronJob] = true
+		default:
 			first.node.due = time.Time{}
 			s.markRelease(first.node)
 		}
@@ -231,7 +253,7 @@ func (s *State) nextPause(after time.Time) time.Time {
 
 // wake is the earliest time at which Tick would decide something; zero for never.
 func (s *State) wake() time.Time {
-	if s.work.place || len(s.work.advance)+len(s.work.ends)+len(s.work.evict)+len(s.work.release) > 0 {
+	if s.work.place || len(s.work.advance)+len(s.work.ends)+len(s.work.evict)+len(s.work.release)+len(s.work.cronJobs) > 0 {
 		return s.Now
 	}
 	// A tick that decides nothing leaves no fact, and Now as it was: what was looked at since is not looked at again.

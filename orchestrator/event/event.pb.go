@@ -181,6 +181,14 @@ type Fact struct {
 	//	*Fact_NodeNoticed
 	//	*Fact_NodeReleaseIntended
 	//	*Fact_NodeGone
+	//	*Fact_CronJobCreated
+	//	*Fact_CronJobUpdated
+	//	*Fact_CronJobStatusSet
+	//	*Fact_CronJobScheduled
+	//	*Fact_CronJobSkipped
+	//	*Fact_CronJobDeletionRequested
+	//	*Fact_CronJobDeleted
+	//	*Fact_TimeZoneObserved
 	Body          isFact_Body `protobuf_oneof:"body"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -523,6 +531,78 @@ func (x *Fact) GetNodeGone() *NodeGone {
 	return nil
 }
 
+func (x *Fact) GetCronJobCreated() *CronJobCreated {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobCreated); ok {
+			return x.CronJobCreated
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetCronJobUpdated() *CronJobUpdated {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobUpdated); ok {
+			return x.CronJobUpdated
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetCronJobStatusSet() *CronJobStatusSet {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobStatusSet); ok {
+			return x.CronJobStatusSet
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetCronJobScheduled() *CronJobScheduled {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobScheduled); ok {
+			return x.CronJobScheduled
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetCronJobSkipped() *CronJobSkipped {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobSkipped); ok {
+			return x.CronJobSkipped
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetCronJobDeletionRequested() *CronJobDeletionRequested {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobDeletionRequested); ok {
+			return x.CronJobDeletionRequested
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetCronJobDeleted() *CronJobDeleted {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_CronJobDeleted); ok {
+			return x.CronJobDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetTimeZoneObserved() *TimeZoneObserved {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_TimeZoneObserved); ok {
+			return x.TimeZoneObserved
+		}
+	}
+	return nil
+}
+
 type isFact_Body interface {
 	isFact_Body()
 }
@@ -651,6 +731,38 @@ type Fact_NodeGone struct {
 	NodeGone *NodeGone `protobuf:"bytes,65,opt,name=node_gone,json=nodeGone,proto3,oneof"`
 }
 
+type Fact_CronJobCreated struct {
+	CronJobCreated *CronJobCreated `protobuf:"bytes,80,opt,name=cron_job_created,json=cronJobCreated,proto3,oneof"`
+}
+
+type Fact_CronJobUpdated struct {
+	CronJobUpdated *CronJobUpdated `protobuf:"bytes,81,opt,name=cron_job_updated,json=cronJobUpdated,proto3,oneof"`
+}
+
+type Fact_CronJobStatusSet struct {
+	CronJobStatusSet *CronJobStatusSet `protobuf:"bytes,82,opt,name=cron_job_status_set,json=cronJobStatusSet,proto3,oneof"`
+}
+
+type Fact_CronJobScheduled struct {
+	CronJobScheduled *CronJobScheduled `protobuf:"bytes,83,opt,name=cron_job_scheduled,json=cronJobScheduled,proto3,oneof"`
+}
+
+type Fact_CronJobSkipped struct {
+	CronJobSkipped *CronJobSkipped `protobuf:"bytes,84,opt,name=cron_job_skipped,json=cronJobSkipped,proto3,oneof"`
+}
+
+type Fact_CronJobDeletionRequested struct {
+	CronJobDeletionRequested *CronJobDeletionRequested `protobuf:"bytes,85,opt,name=cron_job_deletion_requested,json=cronJobDeletionRequested,proto3,oneof"`
+}
+
+type Fact_CronJobDeleted struct {
+	CronJobDeleted *CronJobDeleted `protobuf:"bytes,86,opt,name=cron_job_deleted,json=cronJobDeleted,proto3,oneof"`
+}
+
+type Fact_TimeZoneObserved struct {
+	TimeZoneObserved *TimeZoneObserved `protobuf:"bytes,87,opt,name=time_zone_observed,json=timeZoneObserved,proto3,oneof"`
+}
+
 func (*Fact_TermBegan) isFact_Body() {}
 
 func (*Fact_FleetClosed) isFact_Body() {}
@@ -713,6 +825,22 @@ func (*Fact_NodeReleaseIntended) isFact_Body() {}
 
 func (*Fact_NodeGone) isFact_Body() {}
 
+func (*Fact_CronJobCreated) isFact_Body() {}
+
+func (*Fact_CronJobUpdated) isFact_Body() {}
+
+func (*Fact_CronJobStatusSet) isFact_Body() {}
+
+func (*Fact_CronJobScheduled) isFact_Body() {}
+
+func (*Fact_CronJobSkipped) isFact_Body() {}
+
+func (*Fact_CronJobDeletionRequested) isFact_Body() {}
+
+func (*Fact_CronJobDeleted) isFact_Body() {}
+
+func (*Fact_TimeZoneObserved) isFact_Body() {}
+
 // TermBegan: a writer was elected and read the log to its head. It opens the fleet.
 type TermBegan struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -722,7 +850,9 @@ type TermBegan struct {
 	// Set in the first fact of a log alone: names of nodes and launches derive from it.
 	Seed []byte `protobuf:"bytes,3,opt,name=seed,proto3" json:"seed,omitempty"`
 	// Why no pod is bound and no node launched in this term; empty if they are. As FleetClosed says later on.
-	Closed        string `protobuf:"bytes,4,opt,name=closed,proto3" json:"closed,omitempty"`
+	Closed string `protobuf:"bytes,4,opt,name=closed,proto3" json:"closed,omitempty"`
+	// CronJobs start nothing in this term: it is one for Jobs that somebody waits for.
+	CronJobsHeld  bool `protobuf:"varint,5,opt,name=cron_jobs_held,json=cronJobsHeld,proto3" json:"cron_jobs_held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -783,6 +913,13 @@ func (x *TermBegan) GetClosed() string {
 		return x.Closed
 	}
 	return ""
+}
+
+func (x *TermBegan) GetCronJobsHeld() bool {
+	if x != nil {
+		return x.CronJobsHeld
+	}
+	return false
 }
 
 // FleetClosed: this control plane is going away in good order; no pod is bound and no node launched until the next term.
@@ -1751,7 +1888,7 @@ func (x *JobConditionSet) GetClearsStartTime() bool {
 type JobDeletionRequested struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	// Why, if nobody asked for it: "TTLAfterFinished".
+	// Why, if nobody asked for it: "TTLAfterFinished", or of a CronJob "ReplaceConcurrent", "HistoryLimit" or "CronJobDeleted".
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3295,11 +3432,499 @@ func (x *NodeGone) GetCause() string {
 	return ""
 }
 
+// CronJobCreated: a validated, defaulted CronJob was accepted.
+type CronJobCreated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The batch/v1 CronJob as JSON, defaults filled in, without status.
+	CronJob []byte `protobuf:"bytes,3,opt,name=cron_job,json=cronJob,proto3" json:"cron_job,omitempty"`
+	// Its jobTemplate as a batch/v1 Job with the defaults of one, without a name: what its Jobs are made of.
+	Job []byte `protobuf:"bytes,4,opt,name=job,proto3" json:"job,omitempty"`
+	// Who asked for it, as the API authenticated them; its Jobs are asked for by the same.
+	User          string `protobuf:"bytes,5,opt,name=user,proto3" json:"user,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CronJobCreated) Reset() {
+	*x = CronJobCreated{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobCreated) ProtoMessage() {}
+
+func (x *CronJobCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobCreated.ProtoReflect.Descriptor instead.
+func (*CronJobCreated) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CronJobCreated) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CronJobCreated) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CronJobCreated) GetCronJob() []byte {
+	if x != nil {
+		return x.CronJob
+	}
+	return nil
+}
+
+func (x *CronJobCreated) GetJob() []byte {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+func (x *CronJobCreated) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+// CronJobUpdated: the CronJob's metadata or spec was replaced. Jobs that were made stay as they are.
+type CronJobUpdated struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	CronJob       []byte                 `protobuf:"bytes,2,opt,name=cron_job,json=cronJob,proto3" json:"cron_job,omitempty"`
+	Job           []byte                 `protobuf:"bytes,3,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CronJobUpdated) Reset() {
+	*x = CronJobUpdated{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobUpdated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobUpdated) ProtoMessage() {}
+
+func (x *CronJobUpdated) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobUpdated.ProtoReflect.Descriptor instead.
+func (*CronJobUpdated) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *CronJobUpdated) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CronJobUpdated) GetCronJob() []byte {
+	if x != nil {
+		return x.CronJob
+	}
+	return nil
+}
+
+func (x *CronJobUpdated) GetJob() []byte {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// CronJobStatusSet: a client wrote the CronJob's status. 0 is none.
+type CronJobStatusSet struct {
+	state                  protoimpl.MessageState `protogen:"open.v1"`
+	Uid                    string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	LastScheduleUnixNano   int64                  `protobuf:"varint,2,opt,name=last_schedule_unix_nano,json=lastScheduleUnixNano,proto3" json:"last_schedule_unix_nano,omitempty"`
+	LastSuccessfulUnixNano int64                  `protobuf:"varint,3,opt,name=last_successful_unix_nano,json=lastSuccessfulUnixNano,proto3" json:"last_successful_unix_nano,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
+}
+
+func (x *CronJobStatusSet) Reset() {
+	*x = CronJobStatusSet{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobStatusSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobStatusSet) ProtoMessage() {}
+
+func (x *CronJobStatusSet) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobStatusSet.ProtoReflect.Descriptor instead.
+func (*CronJobStatusSet) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *CronJobStatusSet) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CronJobStatusSet) GetLastScheduleUnixNano() int64 {
+	if x != nil {
+		return x.LastScheduleUnixNano
+	}
+	return 0
+}
+
+func (x *CronJobStatusSet) GetLastSuccessfulUnixNano() int64 {
+	if x != nil {
+		return x.LastSuccessfulUnixNano
+	}
+	return 0
+}
+
+// CronJobScheduled: a run is due and the Job for it is made; the fact that follows creates it, unless it was there already.
+type CronJobScheduled struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Uid     string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	JobUid  string                 `protobuf:"bytes,2,opt,name=job_uid,json=jobUid,proto3" json:"job_uid,omitempty"`
+	JobName string                 `protobuf:"bytes,3,opt,name=job_name,json=jobName,proto3" json:"job_name,omitempty"`
+	// When the schedule wanted it.
+	ScheduledUnixNano int64 `protobuf:"varint,4,opt,name=scheduled_unix_nano,json=scheduledUnixNano,proto3" json:"scheduled_unix_nano,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CronJobScheduled) Reset() {
+	*x = CronJobScheduled{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobScheduled) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobScheduled) ProtoMessage() {}
+
+func (x *CronJobScheduled) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobScheduled.ProtoReflect.Descriptor instead.
+func (*CronJobScheduled) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *CronJobScheduled) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CronJobScheduled) GetJobUid() string {
+	if x != nil {
+		return x.JobUid
+	}
+	return ""
+}
+
+func (x *CronJobScheduled) GetJobName() string {
+	if x != nil {
+		return x.JobName
+	}
+	return ""
+}
+
+func (x *CronJobScheduled) GetScheduledUnixNano() int64 {
+	if x != nil {
+		return x.ScheduledUnixNano
+	}
+	return 0
+}
+
+// CronJobSkipped: what was due is not started, or not all of it, and why. Written once for each reason and time.
+type CronJobSkipped struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// As Kubernetes' CronJob controller names it: "JobAlreadyActive", "MissSchedule", "TooManyMissedTimes", "InvalidSchedule"...
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// The time that is concerned; 0 if the schedule gives none.
+	ScheduledUnixNano int64 `protobuf:"varint,4,opt,name=scheduled_unix_nano,json=scheduledUnixNano,proto3" json:"scheduled_unix_nano,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CronJobSkipped) Reset() {
+	*x = CronJobSkipped{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobSkipped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobSkipped) ProtoMessage() {}
+
+func (x *CronJobSkipped) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobSkipped.ProtoReflect.Descriptor instead.
+func (*CronJobSkipped) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *CronJobSkipped) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *CronJobSkipped) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CronJobSkipped) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CronJobSkipped) GetScheduledUnixNano() int64 {
+	if x != nil {
+		return x.ScheduledUnixNano
+	}
+	return 0
+}
+
+// CronJobDeletionRequested: it starts nothing more, and goes when the Jobs that it waits for have gone.
+type CronJobDeletionRequested struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CronJobDeletionRequested) Reset() {
+	*x = CronJobDeletionRequested{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobDeletionRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobDeletionRequested) ProtoMessage() {}
+
+func (x *CronJobDeletionRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobDeletionRequested.ProtoReflect.Descriptor instead.
+func (*CronJobDeletionRequested) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *CronJobDeletionRequested) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+type CronJobDeleted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CronJobDeleted) Reset() {
+	*x = CronJobDeleted{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CronJobDeleted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CronJobDeleted) ProtoMessage() {}
+
+func (x *CronJobDeleted) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CronJobDeleted.ProtoReflect.Descriptor instead.
+func (*CronJobDeleted) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *CronJobDeleted) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+// TimeZoneObserved: the rules of a time zone that CronJobs name, in place of those known before. They are on record since the
+// databases of machines differ and change.
+type TimeZoneObserved struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// IANA name, such as "Europe/Berlin".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// TZif (RFC 9636).
+	Rules         []byte `protobuf:"bytes,2,opt,name=rules,proto3" json:"rules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TimeZoneObserved) Reset() {
+	*x = TimeZoneObserved{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TimeZoneObserved) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TimeZoneObserved) ProtoMessage() {}
+
+func (x *TimeZoneObserved) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TimeZoneObserved.ProtoReflect.Descriptor instead.
+func (*TimeZoneObserved) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *TimeZoneObserved) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TimeZoneObserved) GetRules() []byte {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
 var File_orchestrator_event_event_proto protoreflect.FileDescriptor
 
 const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xad\x12\n" +
+	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xe7\x17\n" +
 	"\x04Fact\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -3347,13 +3972,22 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"nodeJoined\x12E\n" +
 	"\fnode_noticed\x18? \x01(\v2 .nightshift.event.v1.NodeNoticedH\x00R\vnodeNoticed\x12^\n" +
 	"\x15node_release_intended\x18@ \x01(\v2(.nightshift.event.v1.NodeReleaseIntendedH\x00R\x13nodeReleaseIntended\x12<\n" +
-	"\tnode_gone\x18A \x01(\v2\x1d.nightshift.event.v1.NodeGoneH\x00R\bnodeGoneB\x06\n" +
-	"\x04body\"n\n" +
+	"\tnode_gone\x18A \x01(\v2\x1d.nightshift.event.v1.NodeGoneH\x00R\bnodeGone\x12O\n" +
+	"\x10cron_job_created\x18P \x01(\v2#.nightshift.event.v1.CronJobCreatedH\x00R\x0ecronJobCreated\x12O\n" +
+	"\x10cron_job_updated\x18Q \x01(\v2#.nightshift.event.v1.CronJobUpdatedH\x00R\x0ecronJobUpdated\x12V\n" +
+	"\x13cron_job_status_set\x18R \x01(\v2%.nightshift.event.v1.CronJobStatusSetH\x00R\x10cronJobStatusSet\x12U\n" +
+	"\x12cron_job_scheduled\x18S \x01(\v2%.nightshift.event.v1.CronJobScheduledH\x00R\x10cronJobScheduled\x12O\n" +
+	"\x10cron_job_skipped\x18T \x01(\v2#.nightshift.event.v1.CronJobSkippedH\x00R\x0ecronJobSkipped\x12n\n" +
+	"\x1bcron_job_deletion_requested\x18U \x01(\v2-.nightshift.event.v1.CronJobDeletionRequestedH\x00R\x18cronJobDeletionRequested\x12O\n" +
+	"\x10cron_job_deleted\x18V \x01(\v2#.nightshift.event.v1.CronJobDeletedH\x00R\x0ecronJobDeleted\x12U\n" +
+	"\x12time_zone_observed\x18W \x01(\v2%.nightshift.event.v1.TimeZoneObservedH\x00R\x10timeZoneObservedB\x06\n" +
+	"\x04body\"\x94\x01\n" +
 	"\tTermBegan\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12!\n" +
 	"\fformat_level\x18\x02 \x01(\rR\vformatLevel\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\fR\x04seed\x12\x16\n" +
-	"\x06closed\x18\x04 \x01(\tR\x06closed\"%\n" +
+	"\x06closed\x18\x04 \x01(\tR\x06closed\x12$\n" +
+	"\x0ecron_jobs_held\x18\x05 \x01(\bR\fcronJobsHeld\"%\n" +
 	"\vFleetClosed\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\"Z\n" +
 	"\tJobParked\x12\x10\n" +
@@ -3572,7 +4206,38 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"4\n" +
 	"\bNodeGone\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
-	"\x05cause\x18\x02 \x01(\tR\x05causeBAZ?github.com/nightshift-batch/nightshift/orchestrator/event;eventb\x06proto3"
+	"\x05cause\x18\x02 \x01(\tR\x05cause\"w\n" +
+	"\x0eCronJobCreated\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
+	"\bcron_job\x18\x03 \x01(\fR\acronJob\x12\x10\n" +
+	"\x03job\x18\x04 \x01(\fR\x03job\x12\x12\n" +
+	"\x04user\x18\x05 \x01(\tR\x04user\"O\n" +
+	"\x0eCronJobUpdated\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x19\n" +
+	"\bcron_job\x18\x02 \x01(\fR\acronJob\x12\x10\n" +
+	"\x03job\x18\x03 \x01(\fR\x03job\"\x96\x01\n" +
+	"\x10CronJobStatusSet\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x125\n" +
+	"\x17last_schedule_unix_nano\x18\x02 \x01(\x03R\x14lastScheduleUnixNano\x129\n" +
+	"\x19last_successful_unix_nano\x18\x03 \x01(\x03R\x16lastSuccessfulUnixNano\"\x88\x01\n" +
+	"\x10CronJobScheduled\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x17\n" +
+	"\ajob_uid\x18\x02 \x01(\tR\x06jobUid\x12\x19\n" +
+	"\bjob_name\x18\x03 \x01(\tR\ajobName\x12.\n" +
+	"\x13scheduled_unix_nano\x18\x04 \x01(\x03R\x11scheduledUnixNano\"\x84\x01\n" +
+	"\x0eCronJobSkipped\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
+	"\x13scheduled_unix_nano\x18\x04 \x01(\x03R\x11scheduledUnixNano\",\n" +
+	"\x18CronJobDeletionRequested\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\"\n" +
+	"\x0eCronJobDeleted\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"<\n" +
+	"\x10TimeZoneObserved\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05rules\x18\x02 \x01(\fR\x05rulesBAZ?github.com/nightshift-batch/nightshift/orchestrator/event;eventb\x06proto3"
 
 var (
 	file_orchestrator_event_event_proto_rawDescOnce sync.Once
@@ -3587,49 +4252,57 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_orchestrator_event_event_proto_goTypes = []any{
-	(PodFinished_Outcome)(0),     // 0: nightshift.event.v1.PodFinished.Outcome
-	(ContainerResult_State)(0),   // 1: nightshift.event.v1.ContainerResult.State
-	(*Fact)(nil),                 // 2: nightshift.event.v1.Fact
-	(*TermBegan)(nil),            // 3: nightshift.event.v1.TermBegan
-	(*FleetClosed)(nil),          // 4: nightshift.event.v1.FleetClosed
-	(*JobParked)(nil),            // 5: nightshift.event.v1.JobParked
-	(*JobUnparked)(nil),          // 6: nightshift.event.v1.JobUnparked
-	(*OffersObserved)(nil),       // 7: nightshift.event.v1.OffersObserved
-	(*Offer)(nil),                // 8: nightshift.event.v1.Offer
-	(*ObjectPut)(nil),            // 9: nightshift.event.v1.ObjectPut
-	(*ObjectDeleted)(nil),        // 10: nightshift.event.v1.ObjectDeleted
-	(*JobCreated)(nil),           // 11: nightshift.event.v1.JobCreated
-	(*JobUpdated)(nil),           // 12: nightshift.event.v1.JobUpdated
-	(*JobAdmitted)(nil),          // 13: nightshift.event.v1.JobAdmitted
-	(*Profile)(nil),              // 14: nightshift.event.v1.Profile
-	(*JobDenied)(nil),            // 15: nightshift.event.v1.JobDenied
-	(*JobStarted)(nil),           // 16: nightshift.event.v1.JobStarted
-	(*JobConditionSet)(nil),      // 17: nightshift.event.v1.JobConditionSet
-	(*JobDeletionRequested)(nil), // 18: nightshift.event.v1.JobDeletionRequested
-	(*JobDeleted)(nil),           // 19: nightshift.event.v1.JobDeleted
-	(*ReceiptIssued)(nil),        // 20: nightshift.event.v1.ReceiptIssued
-	(*Receipt)(nil),              // 21: nightshift.event.v1.Receipt
-	(*EvictionTally)(nil),        // 22: nightshift.event.v1.EvictionTally
-	(*PodCreated)(nil),           // 23: nightshift.event.v1.PodCreated
-	(*PodBound)(nil),             // 24: nightshift.event.v1.PodBound
-	(*PodUnplaceable)(nil),       // 25: nightshift.event.v1.PodUnplaceable
-	(*PodStarted)(nil),           // 26: nightshift.event.v1.PodStarted
-	(*PodRestarted)(nil),         // 27: nightshift.event.v1.PodRestarted
-	(*PodBackedOff)(nil),         // 28: nightshift.event.v1.PodBackedOff
-	(*PodDeleted)(nil),           // 29: nightshift.event.v1.PodDeleted
-	(*PodStopping)(nil),          // 30: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),          // 31: nightshift.event.v1.PodFinished
-	(*ContainerResult)(nil),      // 32: nightshift.event.v1.ContainerResult
-	(*LaunchIntended)(nil),       // 33: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),        // 34: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),         // 35: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),           // 36: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),          // 37: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),  // 38: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),             // 39: nightshift.event.v1.NodeGone
-	nil,                          // 40: nightshift.event.v1.Offer.ResourcesEntry
+	(PodFinished_Outcome)(0),         // 0: nightshift.event.v1.PodFinished.Outcome
+	(ContainerResult_State)(0),       // 1: nightshift.event.v1.ContainerResult.State
+	(*Fact)(nil),                     // 2: nightshift.event.v1.Fact
+	(*TermBegan)(nil),                // 3: nightshift.event.v1.TermBegan
+	(*FleetClosed)(nil),              // 4: nightshift.event.v1.FleetClosed
+	(*JobParked)(nil),                // 5: nightshift.event.v1.JobParked
+	(*JobUnparked)(nil),              // 6: nightshift.event.v1.JobUnparked
+	(*OffersObserved)(nil),           // 7: nightshift.event.v1.OffersObserved
+	(*Offer)(nil),                    // 8: nightshift.event.v1.Offer
+	(*ObjectPut)(nil),                // 9: nightshift.event.v1.ObjectPut
+	(*ObjectDeleted)(nil),            // 10: nightshift.event.v1.ObjectDeleted
+	(*JobCreated)(nil),               // 11: nightshift.event.v1.JobCreated
+	(*JobUpdated)(nil),               // 12: nightshift.event.v1.JobUpdated
+	(*JobAdmitted)(nil),              // 13: nightshift.event.v1.JobAdmitted
+	(*Profile)(nil),                  // 14: nightshift.event.v1.Profile
+	(*JobDenied)(nil),                // 15: nightshift.event.v1.JobDenied
+	(*JobStarted)(nil),               // 16: nightshift.event.v1.JobStarted
+	(*JobConditionSet)(nil),          // 17: nightshift.event.v1.JobConditionSet
+	(*JobDeletionRequested)(nil),     // 18: nightshift.event.v1.JobDeletionRequested
+	(*JobDeleted)(nil),               // 19: nightshift.event.v1.JobDeleted
+	(*ReceiptIssued)(nil),            // 20: nightshift.event.v1.ReceiptIssued
+	(*Receipt)(nil),                  // 21: nightshift.event.v1.Receipt
+	(*EvictionTally)(nil),            // 22: nightshift.event.v1.EvictionTally
+	(*PodCreated)(nil),               // 23: nightshift.event.v1.PodCreated
+	(*PodBound)(nil),                 // 24: nightshift.event.v1.PodBound
+	(*PodUnplaceable)(nil),           // 25: nightshift.event.v1.PodUnplaceable
+	(*PodStarted)(nil),               // 26: nightshift.event.v1.PodStarted
+	(*PodRestarted)(nil),             // 27: nightshift.event.v1.PodRestarted
+	(*PodBackedOff)(nil),             // 28: nightshift.event.v1.PodBackedOff
+	(*PodDeleted)(nil),               // 29: nightshift.event.v1.PodDeleted
+	(*PodStopping)(nil),              // 30: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),              // 31: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),          // 32: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),           // 33: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),            // 34: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),             // 35: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),               // 36: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),              // 37: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),      // 38: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),                 // 39: nightshift.event.v1.NodeGone
+	(*CronJobCreated)(nil),           // 40: nightshift.event.v1.CronJobCreated
+	(*CronJobUpdated)(nil),           // 41: nightshift.event.v1.CronJobUpdated
+	(*CronJobStatusSet)(nil),         // 42: nightshift.event.v1.CronJobStatusSet
+	(*CronJobScheduled)(nil),         // 43: nightshift.event.v1.CronJobScheduled
+	(*CronJobSkipped)(nil),           // 44: nightshift.event.v1.CronJobSkipped
+	(*CronJobDeletionRequested)(nil), // 45: nightshift.event.v1.CronJobDeletionRequested
+	(*CronJobDeleted)(nil),           // 46: nightshift.event.v1.CronJobDeleted
+	(*TimeZoneObserved)(nil),         // 47: nightshift.event.v1.TimeZoneObserved
+	nil,                              // 48: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
 	3,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
@@ -3663,23 +4336,31 @@ var file_orchestrator_event_event_proto_depIdxs = []int32{
 	37, // 28: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
 	38, // 29: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
 	39, // 30: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
-	8,  // 31: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	40, // 32: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
-	14, // 33: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
-	21, // 34: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	22, // 35: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
-	32, // 36: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
-	32, // 37: nightshift.event.v1.PodBackedOff.containers:type_name -> nightshift.event.v1.ContainerResult
-	0,  // 38: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	32, // 39: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
-	1,  // 40: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
-	8,  // 41: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	35, // 42: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	40, // 31: nightshift.event.v1.Fact.cron_job_created:type_name -> nightshift.event.v1.CronJobCreated
+	41, // 32: nightshift.event.v1.Fact.cron_job_updated:type_name -> nightshift.event.v1.CronJobUpdated
+	42, // 33: nightshift.event.v1.Fact.cron_job_status_set:type_name -> nightshift.event.v1.CronJobStatusSet
+	43, // 34: nightshift.event.v1.Fact.cron_job_scheduled:type_name -> nightshift.event.v1.CronJobScheduled
+	44, // 35: nightshift.event.v1.Fact.cron_job_skipped:type_name -> nightshift.event.v1.CronJobSkipped
+	45, // 36: nightshift.event.v1.Fact.cron_job_deletion_requested:type_name -> nightshift.event.v1.CronJobDeletionRequested
+	46, // 37: nightshift.event.v1.Fact.cron_job_deleted:type_name -> nightshift.event.v1.CronJobDeleted
+	47, // 38: nightshift.event.v1.Fact.time_zone_observed:type_name -> nightshift.event.v1.TimeZoneObserved
+	8,  // 39: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
+	48, // 40: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	14, // 41: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
+	21, // 42: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
+	22, // 43: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	32, // 44: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
+	32, // 45: nightshift.event.v1.PodBackedOff.containers:type_name -> nightshift.event.v1.ContainerResult
+	0,  // 46: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	32, // 47: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	1,  // 48: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
+	8,  // 49: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	35, // 50: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -3719,6 +4400,14 @@ func file_orchestrator_event_event_proto_init() {
 		(*Fact_NodeNoticed)(nil),
 		(*Fact_NodeReleaseIntended)(nil),
 		(*Fact_NodeGone)(nil),
+		(*Fact_CronJobCreated)(nil),
+		(*Fact_CronJobUpdated)(nil),
+		(*Fact_CronJobStatusSet)(nil),
+		(*Fact_CronJobScheduled)(nil),
+		(*Fact_CronJobSkipped)(nil),
+		(*Fact_CronJobDeletionRequested)(nil),
+		(*Fact_CronJobDeleted)(nil),
+		(*Fact_TimeZoneObserved)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3726,7 +4415,7 @@ func file_orchestrator_event_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   39,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -325,7 +325,7 @@ func TestNamespacesAreTenantsThatMustBeEmptyToGo(t *testing.T) {
 	}
 	_, err = p.client.BatchV1().Jobs("team").Create(t.Context(), newJob("a", 1), metav1.CreateOptions{})
 	p.must(err)
-	if err := namespaces.Delete(t.Context(), "team", metav1.DeleteOptions{}); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), "it holds 1 Jobs") {
+	if err := namespaces.Delete(t.Context(), "team", metav1.DeleteOptions{}); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), "it holds 1 Jobs and CronJobs") {
 		t.Errorf("delete with a Job in it: %v", err)
 	}
 	p.must(p.client.BatchV1().Jobs("team").Delete(t.Context(), "a", metav1.DeleteOptions{}))

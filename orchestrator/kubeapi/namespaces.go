@@ -58,9 +58,9 @@ func (n *namespaces) enter(name string) (leave func(), err error) {
 func (n *namespaces) close(name string) (open func(), err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if held := n.view().CountIn(view.Jobs, name) + n.entering[name]; held > 0 || n.leaving[name] {
+	if held := n.view().CountIn(view.Jobs, name) + n.view().CountIn(view.CronJobs, name) + n.entering[name]; held > 0 || n.leaving[name] {
 		return nil, apierrors.NewConflict(n.group, name,
-			fmt.Errorf("it holds %d Jobs; delete them first: a namespace with Jobs is not deleted by this version of Nightshift", held))
+			fmt.Errorf("it holds %d Jobs and CronJobs; delete them first: a namespace with any is not deleted by this version of Nightshift", held))
 	}
 	n.leaving[name] = true
 	return func() {

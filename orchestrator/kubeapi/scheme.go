@@ -28,7 +28,7 @@ type machinery struct {
 
 // kinds are the types that the API serves; each is its own internal version, so that nothing is ever converted.
 var kinds = map[schema.GroupVersion][]runtime.Object{
-	batchv1.SchemeGroupVersion: {&batchv1.Job{}, &batchv1.JobList{}},
+	batchv1.SchemeGroupVersion: {&batchv1.Job{}, &batchv1.JobList{}, &batchv1.CronJob{}, &batchv1.CronJobList{}},
 	corev1.SchemeGroupVersion: {
 		&corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{}, &corev1.Namespace{}, &corev1.NamespaceList{},
 		&corev1.Event{}, &corev1.EventList{},

@@ -8,7 +8,7 @@
 // Who asks is known by a client certificate of our authority alone; anonymous requests get 401. Members of system:masters may do
 // everything, all others nothing (403). Requests from within the process go through the same Handler with an Identity in their context.
 //
-// Served are batch/v1 jobs and core/v1 pods, pods/log, nodes, namespaces and events, with watches, tables, server-side apply, dry run
+// Served are batch/v1 jobs and cronjobs and core/v1 pods, pods/log, nodes, namespaces and events, with watches, tables, server-side apply, dry run
 // and strict validation as the library gives them. Lists are never cut into chunks. A method that a resource lacks answers 405.
 package kubeapi
 
@@ -22,6 +22,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -210,8 +211,9 @@ func (v servedVersion) Info() *version.Info {
 func (s *Server) storage() (batch, core map[string]rest.Storage) {
 	namespaces := newNamespaces(s)
 	jobs := newJobs(s, namespaces)
+	cronJobs := newCronJobs(s, namespaces)
 	pods := newPods(s)
-	return map[string]rest.Storage{"jobs": jobs, "jobs/status": &jobStatus{jobs}},
+	return map[string]rest.Storage{"jobs": jobs, "jobs/status": &jobStatus{jobs}, "cronjobs": cronJobs, "cronjobs/status": &cronJobStatus{cronJobs}},
 		map[string]rest.Storage{
 			"pods": pods, "pods/log": newPodLog(s, pods), "namespaces": namespaces,
 			"nodes": newNodes(s), "events": newEvents(s),
@@ -230,6 +232,11 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		Handler: s.handler, TLSConfig: s.tls, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
 		ErrorLog: slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
+	var zones sync.WaitGroup
+	following, unfollow := context.WithCancel(ctx)
+	zones.Go(func() { s.followZones(following) })
+	defer zones.Wait()
+	defer unfollow()
 	served := make(chan error, 1)
 	go func() { served <- server.ServeTLS(listener, "", "") }()
 	select {

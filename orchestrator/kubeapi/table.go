@@ -102,13 +102,10 @@ var jobTable = table{
 		case start != nil:
 			took = since(*start, now)
 		}
-		var names, images []string
-		for _, container := range job.Spec.Template.Spec.Containers {
-			names, images = append(names, container.Name), append(images, container.Image)
-		}
+		names, images := templateOf(&job.Spec.Template.Spec)
 		return []any{
 			job.Name, jobState(job), completionsOf(job), took, since(job.CreationTimestamp, now),
-			strings.Join(names, ","), strings.Join(images, ","), metav1.FormatLabelSelector(job.Spec.Selector),
+			names, images, metav1.FormatLabelSelector(job.Spec.Selector),
 		}
 	},
 }
@@ -331,4 +328,47 @@ var eventTable = table{
 			event.Source.Component, strings.TrimSpace(event.Message), event.Name,
 		}
 	},
+}
+
+var cronJobTable = table{
+	columns: []metav1.TableColumnDefinition{
+		nameColumn, column("Schedule", batchv1.CronJobSpec{}.SwaggerDoc()["schedule"]), column("Timezone", batchv1.CronJobSpec{}.SwaggerDoc()["timeZone"]),
+		typed("boolean", column("Suspend", batchv1.CronJobSpec{}.SwaggerDoc()["suspend"])),
+		typed("integer", column("Active", batchv1.CronJobStatus{}.SwaggerDoc()["active"])),
+		column("Last Schedule", batchv1.CronJobStatus{}.SwaggerDoc()["lastScheduleTime"]), ageColumn,
+		wide("Containers", "Names of each container in the template."), wide("Images", "Images referenced by each container in the template."),
+		wide("Selector", batchv1.JobSpec{}.SwaggerDoc()["selector"]),
+	},
+	cells: func(object runtime.Object, now time.Time) []any {
+		cronJob := object.(*batchv1.CronJob)
+		zone, suspended, last := "<none>", "<unset>", "<none>"
+		if cronJob.Spec.TimeZone != nil {
+			zone = *cronJob.Spec.TimeZone
+		}
+		if suspend := cronJob.Spec.Suspend; suspend != nil {
+			suspended = map[bool]string{false: "False", true: "True"}[*suspend]
+		}
+		if at := cronJob.Status.LastScheduleTime; at != nil {
+			last = since(*at, now)
+		}
+		names, images := templateOf(&cronJob.Spec.JobTemplate.Spec.Template.Spec)
+		return []any{
+			cronJob.Name, cronJob.Spec.Schedule, zone, suspended, int64(len(cronJob.Status.Active)), last, since(cronJob.CreationTimestamp, now),
+			names, images, metav1.FormatLabelSelector(cronJob.Spec.JobTemplate.Spec.Selector),
+		}
+	},
+}
+
+func typed(kind string, c metav1.TableColumnDefinition) metav1.TableColumnDefinition {
+	c.Type = kind
+	return c
+}
+
+// templateOf are the names of a template's containers and their images, a comma between.
+func templateOf(pod *corev1.PodSpec) (names, images string) {
+	var named, of []string
+	for _, container := range pod.Containers {
+		named, of = append(named, container.Name), append(of, container.Image)
+	}
+	return strings.Join(named, ","), strings.Join(of, ",")
 }

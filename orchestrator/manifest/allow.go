@@ -128,6 +128,7 @@ var supportedJob = object{
 	"kind":       works,
 	"metadata": object{
 		"name": works, "generateName": works, "namespace": works, "labels": works, "annotations": works,
+		"ownerReferences": list{max: 1, item: test(controllingCronJob)},
 		// Given or kept by the server.
 		"uid": works, "creationTimestamp": works, "generation": works, "resourceVersion": works, "managedFields": works,
 		"deletionTimestamp": works, "deletionGracePeriodSeconds": works,

@@ -156,6 +156,10 @@ func checkDepth(document []byte) error {
 	}
 }
 
+// errCronJob refuses a schedule where Jobs are to run to their end.
+var errCronJob = errors.New("a CronJob starts Jobs by its schedule for as long as a server is there, and is not run to its end: apply it to nightshift serve with kubectl; " +
+	"to run it once, kubectl create job NAME --from=cronjob/NAME there, or give its jobTemplate here as a Job of its own")
+
 // checkKind refuses every kind but batch/v1 Job, by name.
 func checkKind(document []byte) error {
 	if !bytes.HasPrefix(bytes.TrimSpace(document), []byte("{")) {
@@ -174,7 +178,11 @@ func checkKind(document []byte) error {
 		return errors.New("Object 'apiVersion' is missing")
 	}
 	want := batchv1.SchemeGroupVersion.WithKind("Job")
-	if got := schema.FromAPIVersionAndKind(meta.APIVersion, meta.Kind); got != want {
+	switch got := schema.FromAPIVersionAndKind(meta.APIVersion, meta.Kind); got {
+	case want:
+	case batchv1.SchemeGroupVersion.WithKind("CronJob"):
+		return errCronJob
+	default:
 		return fmt.Errorf("kind %s of %s is not supported by this version of Nightshift: only Job of batch/v1 is", meta.Kind, meta.APIVersion)
 	}
 	return nil

@@ -36,7 +36,7 @@ func TestWrongDocumentsAreRefusedInKubernetesWords(t *testing.T) {
 			`strict decoding error: duplicate field "spec.completions"`},
 		"wrong type":    {with(t, "completions: 3", "completions: many"), `cannot unmarshal string into Go struct field JobSpec.spec.completions of type int32`},
 		"another kind":  {"apiVersion: v1\nkind: ConfigMap\n", "f.yaml: document 1: kind ConfigMap of v1 is not supported by this version of Nightshift: only Job of batch/v1 is"},
-		"CronJob":       {with(t, "kind: Job", "kind: CronJob"), "kind CronJob of batch/v1 is not supported"},
+		"CronJob":       {with(t, "kind: Job", "kind: CronJob"), "a CronJob starts Jobs by its schedule"},
 		"other version": {with(t, "batch/v1", "batch/v2"), "kind Job of batch/v2 is not supported"},
 		"no kind":       {"apiVersion: batch/v1\n", "Object 'Kind' is missing"},
 		"no apiVersion": {"kind: Job\n", "Object 'apiVersion' is missing"},

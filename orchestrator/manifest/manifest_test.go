@@ -195,7 +195,8 @@ func TestWhatDoesNotWorkYetIsRefusedByItsPath(t *testing.T) {
 		{with(t, "  template:\n", "  template:\n    metadata: {annotations: {nightshift.dev/capacity: spot}}\n"),
 			"spec.template.metadata.annotations[nightshift.dev/capacity]: Forbidden: belongs to the Job's own metadata"},
 		{with(t, "  name: x\n", "  name: x\n  finalizers: [example.com/hold]\n"), "metadata.finalizers" + no},
-		{with(t, "  name: x\n", "  name: x\n  ownerReferences: [{apiVersion: v1, kind: Pod, name: p, uid: u}]\n"), "metadata.ownerReferences" + no},
+		{with(t, "  name: x\n", "  name: x\n  ownerReferences: [{apiVersion: v1, kind: Pod, name: p, uid: u}]\n"),
+			"metadata.ownerReferences[0]: Forbidden: an owner of a Job other than the CronJob that controls it is not supported by this version of Nightshift"},
 		{with(t, "        command: [echo, hello]\n", ""),
 			"spec.template.spec.containers[0].command: Required value: images are not pulled by this version of Nightshift: name a command here, " +
 				"or say which executable stands for the image with --image busybox=EXECUTABLE"},

@@ -79,7 +79,7 @@ func (b *batch) apply(fact *event.Fact) {
 	if state.Seq == 0 {
 		b.touch(Namespaces, defaultNamespace)
 	}
-	state.Apply(fact)
+	b.applyWithCronJobs(fact)
 }
 
 // touchSubject touches the Job, the pod or else the node that the fact names as its own.
@@ -160,6 +160,10 @@ func (b *batch) record(t touch) *Record {
 	case Pods:
 		if pod, ok := state.Pod(t.id); ok {
 			return podRecord(pod)
+		}
+	case CronJobs:
+		if owner, ok := state.CronJobs[t.id]; ok {
+			return cronJobRecord(owner)
 		}
 	case Nodes:
 		if node, ok := state.Nodes[t.id]; ok {

@@ -38,7 +38,7 @@ const (
 	Events     Resource = "events"
 )
 
-var resources = []Resource{Jobs, Pods, Nodes, Namespaces, Events}
+var resources = []Resource{Jobs, CronJobs, Pods, Nodes, Namespaces, Events}
 
 // Options of a View. The zero value is ready for use.
 type Options struct {
@@ -167,6 +167,8 @@ func (v *View) get(resource Resource, key Key) (*Record, bool) {
 	switch resource {
 	case Jobs:
 		id = v.state.JobNames[engine.Name(key)]
+	case CronJobs:
+		id = v.state.CronJobNames[engine.Name(key)]
 	case Pods:
 		if pod, ok := v.state.PodOf(key.Namespace, key.Name); ok {
 			id = pod.UID()

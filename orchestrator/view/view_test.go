@@ -25,7 +25,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
-var all = []view.Resource{view.Jobs, view.Pods, view.Nodes, view.Namespaces, view.Events}
+var all = []view.Resource{view.Jobs, view.CronJobs, view.Pods, view.Nodes, view.Namespaces, view.Events}
 
 // shown are the objects of a list by name, and its version.
 func shown(v *view.View, resource view.Resource, selection view.Selection) (map[string]metav1.Object, uint64) {
@@ -54,6 +54,7 @@ func TestAWatchFromAnyVersionLeadsToWhatAListShows(t *testing.T) {
 	}
 	list()
 	night(w)
+	cronNight(w)
 	// The same night is fed to a second view batch by batch, with a list after each.
 	first := w.view
 	w.view = view.New(view.Options{})

@@ -204,6 +204,8 @@ func newObject(kind view.Resource) func() runtime.Object {
 		switch kind {
 		case view.Jobs:
 			return &batchv1.Job{}
+		case view.CronJobs:
+			return &batchv1.CronJob{}
 		case view.Pods:
 			return &corev1.Pod{}
 		case view.Nodes:
