@@ -6,8 +6,9 @@
 //
 // Sequence numbers count facts from 1, without gaps. The head is the number of the last fact, 0 for an empty journal.
 //
-// A reader sees only whole batches, in order, and only durable ones. What cannot be read back as it was written is an
-// ErrCorrupt that names the place; nothing is skipped.
+// A reader sees only whole batches, in order, and only durable ones. Each batch holds a digest of its own bytes and that of the batch
+// before, and the head holds that of the last: what is missing, altered, swapped or cut off is an ErrCorrupt that names the
+// place; nothing is skipped.
 //
 // The package holds the contract, a twin in memory for tests and simulation, and in journaltest the suite that every
 // implementation passes. All methods are safe for concurrent use.
@@ -18,25 +19,6 @@ import (
 	"errors"
 	"fmt"
 )
-
-// Seq is the sequence number of a fact: 1 for the first one.
-type Seq uint64
-
-// Term numbers the writers, rising. 0 is none.
-type Term uint64
-
-// Batch is a group of facts that were appended together. Whoever gets one from Read or Follow may keep it, but does not change
-// the bytes: other readers may hold the same.
-type Batch struct {
-	// First is the sequence number of Facts[0].
-	First Seq
-	// Term in which the batch was written.
-	Term  Term
-	Facts [][]byte
-}
-
-// Last returns the sequence number of the batch's last fact.
-func (b Batch) Last() Seq { return b.First + Seq(len(b.Facts)) - 1 }
 
 // Journal is a handle on the log. See the package comment. After Close every method fails with ErrClosed.
 type Journal interface {

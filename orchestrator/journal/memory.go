@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"sync"
 )
 
@@ -29,7 +28,10 @@ const (
 // compete. It reads no clock and starts no goroutine.
 type Memory struct {
 	mu      sync.Mutex
-	batches []Batch
+	batches []stored
+	// end is the number of the last fact, and digest that of the batch that ends with it.
+	end    Seq
+	digest Digest
 	// changed is closed and replaced when a batch has been written.
 	changed chan struct{}
 	// terms counts the terms given; the newest is in force while inForce.
@@ -39,12 +41,17 @@ type Memory struct {
 	appends uint64
 	choose  func(n uint64) Fault
 	late    *Batch
-	corrupt map[Seq]bool
+}
+
+// stored is a batch as it is kept: the bytes, under the number of the last fact.
+type stored struct {
+	last  Seq
+	value []byte
 }
 
 // NewMemory returns an empty log.
 func NewMemory() *Memory {
-	return &Memory{changed: make(chan struct{}), corrupt: map[Seq]bool{}}
+	return &Memory{changed: make(chan struct{})}
 }
 
 // Open returns another handle on the log. A handle's Campaign deposes the former writer at once.
@@ -60,24 +67,43 @@ func (m *Memory) FailAppends(choose func(n uint64) Fault) {
 	m.choose = choose
 }
 
-// Corrupt damages the batch that holds seq: who reads it gets ErrCorrupt.
-func (m *Memory) Corrupt(seq Seq) {
+// Stored returns the bytes of the batch that ends with fact last, nil if there is none. For tests.
+func (m *Memory) Stored(last Seq) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.corrupt[seq] = true
+	if i, found := m.find(last); found {
+		return m.batches[i].value
+	}
+	return nil
 }
 
-// head returns the number of the last fact. m.mu is held.
-func (m *Memory) head() Seq {
-	if len(m.batches) == 0 {
-		return 0
+// Overwrite puts these bytes in the place of the batch that ends with fact last, behind the journal's back; nil removes it. For tests.
+func (m *Memory) Overwrite(last Seq, value []byte) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i, found := m.find(last)
+	end := i
+	if found {
+		end++
 	}
-	return m.batches[len(m.batches)-1].Last()
+	var with []stored
+	if value != nil {
+		with = []stored{{last, value}}
+	}
+	m.batches = slices.Concat(m.batches[:i], with, m.batches[end:])
+}
+
+// find returns where the batch that ends with fact last is or would be. m.mu is held.
+func (m *Memory) find(last Seq) (int, bool) {
+	return slices.BinarySearchFunc(m.batches, last, func(s stored, last Seq) int { return cmp.Compare(s.last, last) })
 }
 
 // write adds the batch and wakes the followers. m.mu is held.
 func (m *Memory) write(b Batch) {
-	m.batches = append(m.batches, b)
+	b.Previous = m.digest
+	value, digest := EncodeBatch(b)
+	m.batches = append(m.batches, stored{b.Last(), value})
+	m.end, m.digest = b.Last(), digest
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
@@ -87,13 +113,13 @@ func (m *Memory) admit(term Term, head Seq) error {
 	if term == 0 || term != m.terms || !m.inForce {
 		return fmt.Errorf("%w: term %d, the newest is %d", ErrFenced, term, m.terms)
 	}
-	if now := m.head(); now != head {
+	if now := m.end; now != head {
 		return fmt.Errorf("%w: it is %d, not %d", ErrHeadMoved, now, head)
 	}
 	return nil
 }
 
-// append is Append but for what belongs to a handle. It owns the batch.
+// append is Append but for what belongs to a handle. It does not keep the batch.
 func (m *Memory) append(b Batch) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,7 +144,7 @@ func (m *Memory) append(b Batch) error {
 	case FaultWritten:
 		m.write(b)
 	case FaultLate:
-		m.late = &b
+		m.late = b.clone()
 	case FaultLost:
 	default:
 		panic(fmt.Sprintf("journal: unknown fault %d", fault))
@@ -126,24 +152,31 @@ func (m *Memory) append(b Batch) error {
 	return fmt.Errorf("%w: by the test's choice", ErrUnknownOutcome)
 }
 
-// from returns the batches that hold facts numbered next or later, and a channel that is closed when there are more.
-func (m *Memory) from(next Seq) ([]Batch, <-chan struct{}) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	i := sort.Search(len(m.batches), func(i int) bool { return m.batches[i].Last() >= next })
-	return slices.Clip(m.batches[i:]), m.changed
+// clone copies the batch with its facts.
+func (b Batch) clone() *Batch {
+	facts := make([][]byte, len(b.Facts))
+	for i, fact := range b.Facts {
+		facts[i] = slices.Clone(fact)
+	}
+	b.Facts = facts
+	return &b
 }
 
-// check fails when the test has damaged the batch.
-func (m *Memory) check(b Batch) error {
+// part is some of the log, as it was at one moment.
+type part struct {
+	batches []stored
+	end     Seq
+	digest  Digest
+	// more is closed when there is more.
+	more <-chan struct{}
+}
+
+// from returns the log from the batch on that holds the fact numbered next.
+func (m *Memory) from(next Seq) part {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for seq := range m.corrupt {
-		if b.First <= seq && seq <= b.Last() {
-			return fmt.Errorf("%w: fact %d in the batch of %d to %d", ErrCorrupt, seq, b.First, b.Last())
-		}
-	}
-	return nil
+	i, _ := m.find(next)
+	return part{slices.Clip(m.batches[i:]), m.end, m.digest, m.changed}
 }
 
 // MemoryJournal is a handle on a Memory.
@@ -194,11 +227,7 @@ func (j *MemoryJournal) Append(ctx context.Context, term Term, head Seq, facts [
 	if err := CheckBatch(facts); err != nil {
 		return 0, err
 	}
-	own := make([][]byte, len(facts))
-	for i, fact := range facts {
-		own[i] = append(make([]byte, 0, len(fact)), fact...)
-	}
-	b := Batch{First: head + 1, Term: term, Facts: own}
+	b := Batch{First: head + 1, Term: term, Facts: facts}
 	err := j.log.append(b)
 	if errors.Is(err, ErrFenced) {
 		// Close gives up the term: who is refused for that reason is refused because the handle is closed.
@@ -227,7 +256,7 @@ func (j *MemoryJournal) Head(ctx context.Context) (Seq, error) {
 	}
 	j.log.mu.Lock()
 	defer j.log.mu.Unlock()
-	return j.log.head(), nil
+	return j.log.end, nil
 }
 
 // Read implements Journal.
@@ -235,42 +264,53 @@ func (j *MemoryJournal) Read(ctx context.Context, from Seq, yield func(Batch) er
 	if err := j.alive(ctx); err != nil {
 		return err
 	}
-	batches, _ := j.log.from(max(from, 1))
-	return j.yieldAll(ctx, batches, yield)
+	chain := ChainFrom(max(from, 1))
+	return j.yieldAll(ctx, chain, j.log.from(chain.Next()), yield)
 }
 
-func (j *MemoryJournal) yieldAll(ctx context.Context, batches []Batch, yield func(Batch) error) error {
-	for _, b := range batches {
+// yieldAll yields the batches that follow in the chain, and checks that they go to the part's end.
+func (j *MemoryJournal) yieldAll(ctx context.Context, chain *Chain, p part, yield func(Batch) error) error {
+	for _, s := range p.batches {
 		if err := j.alive(ctx); err != nil {
 			return err
 		}
-		if err := j.log.check(b); err != nil {
+		b, err := DecodeBatch(s.value)
+		if err == nil && b.Last() != s.last {
+			err = fmt.Errorf("%w: it holds facts %d to %d", ErrCorrupt, b.First, b.Last())
+		}
+		if err != nil {
+			return fmt.Errorf("the batch that ends with fact %d: %w", s.last, err)
+		}
+		if err := chain.Add(b); err != nil {
 			return err
+		}
+		if b.Last() == p.end && b.Digest != p.digest {
+			return fmt.Errorf("%w: the batch of facts %d to %d has digest %v, but the head names %v: the batch was replaced",
+				ErrCorrupt, b.First, b.Last(), b.Digest, p.digest)
 		}
 		if err := yield(b); err != nil {
 			return err
 		}
+	}
+	if chain.Next() <= p.end {
+		return fmt.Errorf("%w: the batch with fact %d is missing: the head is %d", ErrCorrupt, chain.Next(), p.end)
 	}
 	return nil
 }
 
 // Follow implements Journal.
 func (j *MemoryJournal) Follow(ctx context.Context, from Seq, yield func(Batch) error) error {
-	next := max(from, 1)
+	chain := ChainFrom(max(from, 1))
 	for {
 		if err := j.alive(ctx); err != nil {
 			return err
 		}
-		batches, changed := j.log.from(next)
-		if err := j.yieldAll(ctx, batches, yield); err != nil {
+		p := j.log.from(chain.Next())
+		if err := j.yieldAll(ctx, chain, p, yield); err != nil {
 			return err
 		}
-		if len(batches) > 0 {
-			next = batches[len(batches)-1].Last() + 1
-			continue
-		}
 		select {
-		case <-changed:
+		case <-p.more:
 		case <-ctx.Done():
 		case <-j.closed:
 		}

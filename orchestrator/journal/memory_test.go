@@ -9,10 +9,18 @@ import (
 )
 
 func TestMemoryConforms(t *testing.T) {
-	journaltest.Run(t, func(*testing.T) journaltest.Opener {
-		log := journal.NewMemory()
-		return func(*testing.T) journal.Journal { return log.Open() }
-	})
+	journaltest.Run(t, func(*testing.T) journaltest.Log { return memoryLog{journal.NewMemory()} })
+}
+
+// memoryLog is a log in memory under test.
+type memoryLog struct{ *journal.Memory }
+
+func (l memoryLog) Open(*testing.T) journal.Journal { return l.Memory.Open() }
+
+func (l memoryLog) Stored(_ *testing.T, last journal.Seq) []byte { return l.Memory.Stored(last) }
+
+func (l memoryLog) Overwrite(_ *testing.T, last journal.Seq, value []byte) {
+	l.Memory.Overwrite(last, value)
 }
 
 func facts(s ...string) [][]byte {
@@ -94,30 +102,5 @@ func TestALateAppendLandsBeforeTheNextOneUnlessATermHasPassed(t *testing.T) {
 				t.Errorf("the late append did not land before the next: %v", err)
 			}
 		})
-	}
-}
-
-func TestADamagedBatchEndsTheReadingAfterThoseBeforeIt(t *testing.T) {
-	log := journal.NewMemory()
-	j := log.Open()
-	term, err := j.Campaign(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for head := journal.Seq(0); head < 6; head += 2 {
-		if _, err := j.Append(t.Context(), term, head, facts("x", "y")); err != nil {
-			t.Fatal(err)
-		}
-	}
-	log.Corrupt(4)
-	for name, read := range map[string]func(func(journal.Batch) error) error{
-		"Read":   func(yield func(journal.Batch) error) error { return j.Read(t.Context(), 1, yield) },
-		"Follow": func(yield func(journal.Batch) error) error { return j.Follow(t.Context(), 1, yield) },
-	} {
-		var last journal.Seq
-		err := read(func(b journal.Batch) error { last = b.Last(); return nil })
-		if !errors.Is(err, journal.ErrCorrupt) || last != 2 {
-			t.Errorf("%s over a damaged batch of 3 to 4 ended after %d with %v", name, last, err)
-		}
 	}
 }

@@ -18,7 +18,7 @@ func (j *Journal) Campaign(ctx context.Context) (journal.Term, error) {
 		return 0, err
 	}
 	defer done()
-	response, err := j.client.Put(inner, writerKey, j.owner)
+	response, err := j.client.Put(inner, j.keys.writer, j.owner)
 	if err != nil {
 		// If it was written nonetheless, that is a term which nobody holds; the next campaign gets a higher one.
 		return 0, j.explain(ctx, fmt.Errorf("campaigning: %w", err))
@@ -38,8 +38,8 @@ func (j *Journal) resign(term journal.Term) error {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	_, err := j.client.Txn(ctx).If(
-		clientv3.Compare(clientv3.ModRevision(writerKey), "=", int64(term)),
-	).Then(clientv3.OpDelete(writerKey)).Commit()
+		clientv3.Compare(clientv3.ModRevision(j.keys.writer), "=", int64(term)),
+	).Then(clientv3.OpDelete(j.keys.writer)).Commit()
 	if err != nil {
 		return fmt.Errorf("journal: giving up term %d: %w", term, err)
 	}

@@ -6,15 +6,15 @@ import (
 	"sync"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/journaltest"
 )
 
 func TestEtcdConforms(t *testing.T) {
-	journaltest.Run(t, func(t *testing.T) journaltest.Opener {
-		shared := &sharedServer{dir: t.TempDir()}
-		return shared.open
-	})
+	journaltest.Run(t, func(t *testing.T) journaltest.Log { return &sharedServer{dir: t.TempDir()} })
 }
 
 // sharedServer opens handles on one directory: the server starts with the first and stops with the last.
@@ -24,9 +24,12 @@ type sharedServer struct {
 	mu      sync.Mutex
 	server  *server
 	handles int
+	// direct reaches the server past the journal.
+	direct *clientv3.Client
 }
 
-func (s *sharedServer) open(t *testing.T) journal.Journal {
+// Open implements journaltest.Log.
+func (s *sharedServer) Open(t *testing.T) journal.Journal {
 	t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -35,7 +38,7 @@ func (s *sharedServer) open(t *testing.T) journal.Journal {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.server = server
+		s.server, s.direct = server, v3client.New(server.etcd.Server)
 	}
 	j, err := s.server.open(t.Context(), s.release)
 	if err != nil {
@@ -54,7 +57,36 @@ func (s *sharedServer) release() error {
 	if s.handles--; s.handles > 0 {
 		return nil
 	}
+	_ = s.direct.Close() // of an in-process client it tells only that its context has ended
 	return s.server.stop()
+}
+
+// testKeys are those of an embedded log.
+var testKeys = keysUnder(DefaultPrefix)
+
+// Stored implements journaltest.Log.
+func (s *sharedServer) Stored(t *testing.T, last journal.Seq) []byte {
+	t.Helper()
+	response, err := s.direct.Get(t.Context(), testKeys.batch(last))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(response.Kvs) == 0 {
+		return nil
+	}
+	return response.Kvs[0].Value
+}
+
+// Overwrite implements journaltest.Log.
+func (s *sharedServer) Overwrite(t *testing.T, last journal.Seq, value []byte) {
+	t.Helper()
+	op := clientv3.OpPut(testKeys.batch(last), string(value))
+	if value == nil {
+		op = clientv3.OpDelete(testKeys.batch(last))
+	}
+	if _, err := s.direct.Do(t.Context(), op); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // testLogger shows etcd's warnings with the test's output.

@@ -71,7 +71,7 @@ func count(n *journal.Seq) func(journal.Batch) error {
 
 func revision(t *testing.T, j *Journal) int64 {
 	t.Helper()
-	response, err := j.client.Get(t.Context(), headKey)
+	response, err := j.client.Get(t.Context(), j.keys.head)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -213,7 +213,7 @@ func (s *server) forgetFull(ctx context.Context) error {
 // open returns a handle on the log. Its Close calls release.
 func (s *server) open(ctx context.Context, release func() error) (*Journal, error) {
 	client := v3client.New(s.etcd.Server)
-	j, err := newJournal(ctx, client, owner(), release)
+	j, err := newJournal(ctx, client, keysUnder(DefaultPrefix), release)
 	if err != nil {
 		_ = client.Close() // of an in-process client it tells only that its context has ended
 		return nil, err
