@@ -67,6 +67,13 @@ func (m *Memory) FailAppends(choose func(n uint64) Fault) {
 	m.choose = choose
 }
 
+// Lapse ends the term in force, as a store does with that of a writer which it has not heard of for long. For tests.
+func (m *Memory) Lapse() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inForce = false
+}
+
 // Stored returns the bytes of the batch that ends with fact last, nil if there is none. For tests.
 func (m *Memory) Stored(last Seq) []byte {
 	m.mu.Lock()

@@ -23,6 +23,8 @@ func (l memoryLog) Overwrite(_ *testing.T, last journal.Seq, value []byte) {
 	l.Memory.Overwrite(last, value)
 }
 
+func (l memoryLog) Lapse(*testing.T) { l.Memory.Lapse() }
+
 func facts(s ...string) [][]byte {
 	var all [][]byte
 	for _, f := range s {

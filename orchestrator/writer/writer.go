@@ -28,6 +28,14 @@ var ErrStopped = errors.New("the control plane is stopping")
 // maxGroup bounds how many commands share a batch, so that a caller waits for no more than these.
 const maxGroup = 256
 
+// settleFor bounds how long the writer tries to find out whether a batch was written, lookFor each look, and lookAgain is the time between
+// two. A store of several machines needs some seconds to elect a leader anew, and one of them may not answer at all.
+const (
+	settleFor = 30 * time.Second
+	lookFor   = 5 * time.Second
+	lookAgain = 50 * time.Millisecond
+)
+
 // minTick keeps a timer that nothing follows from turning into a busy loop.
 const minTick = 10 * time.Millisecond
 
@@ -288,32 +296,57 @@ func (w *Writer) pack(facts []*event.Fact) ([][]byte, error) {
 }
 
 // append writes one batch and settles an unknown outcome by looking. A batch that was held up on its way can land after the look: then the
-// second try finds the head moved, and what moved it is this very batch.
+// second try finds the head moved, and what moved it is this very batch. What cannot be settled in time ends the writer.
 func (w *Writer) append(ctx context.Context, head journal.Seq, batch [][]byte) error {
-	inDoubt := false
+	_, err := w.config.Journal.Append(ctx, w.term, head, batch)
+	if !errors.Is(err, journal.ErrUnknownOutcome) {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, settleFor, fmt.Errorf("it took more than %v", settleFor))
+	defer cancel()
 	for {
-		_, err := w.config.Journal.Append(ctx, w.term, head, batch)
-		unknown := errors.Is(err, journal.ErrUnknownOutcome)
-		if !unknown && !(inDoubt && errors.Is(err, journal.ErrHeadMoved)) {
-			return err
-		}
 		w.config.Logger.Warn("the log did not say whether it took a batch; looking", "after", head, "error", err)
-		written, err := w.wrote(ctx, head, batch)
-		if err != nil || written {
+		written, looked := w.wrote(ctx, head, batch)
+		if looked != nil || written {
+			return looked
+		}
+		_, err = w.config.Journal.Append(ctx, w.term, head, batch)
+		if !errors.Is(err, journal.ErrUnknownOutcome) && !errors.Is(err, journal.ErrHeadMoved) {
 			return err
 		}
-		inDoubt = true
 	}
 }
 
 // wrote tells whether the log goes on after head with this batch. It fails with journal.ErrFenced when it goes on with another one.
+// A store that does not answer, as one of several machines whose leader has just died, is asked until the context ends.
 func (w *Writer) wrote(ctx context.Context, head journal.Seq, batch [][]byte) (bool, error) {
-	now, err := w.config.Journal.Head(ctx)
-	if err != nil {
-		return false, fmt.Errorf("find out whether a batch was written: %w", err)
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
+	for {
+		once, cancel := context.WithTimeout(ctx, lookFor)
+		found, err := w.look(once, head, batch)
+		cancel()
+		if err == nil || errors.Is(err, journal.ErrFenced) {
+			return found, err
+		}
+		err = fmt.Errorf("find out whether a batch was written: %w", err)
+		if errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrClosed) {
+			return false, err
+		}
+		w.config.Logger.Warn("the log does not answer; looking again", "after", head, "error", err)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return false, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		}
 	}
-	if now == head {
-		return false, nil
+}
+
+// look is one look at the log's head, and at what comes after the one that is given.
+func (w *Writer) look(ctx context.Context, head journal.Seq, batch [][]byte) (bool, error) {
+	now, err := w.config.Journal.Head(ctx)
+	if err != nil || now == head {
+		return false, err
 	}
 	ours, seen := false, errors.New("seen")
 	err = w.config.Journal.Read(ctx, head+1, func(found journal.Batch) error {
@@ -322,7 +355,7 @@ func (w *Writer) wrote(ctx context.Context, head journal.Seq, batch [][]byte) (b
 	})
 	switch {
 	case err != nil && !errors.Is(err, seen):
-		return false, fmt.Errorf("find out whether a batch was written: %w", err)
+		return false, err
 	case !ours:
 		return false, journal.ErrFenced
 	}

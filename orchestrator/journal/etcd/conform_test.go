@@ -6,6 +6,7 @@ import (
 	"sync"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 
@@ -24,8 +25,7 @@ type sharedServer struct {
 	mu      sync.Mutex
 	server  *server
 	handles int
-	// direct reaches the server past the journal.
-	direct *clientv3.Client
+	stored
 }
 
 // Open implements journaltest.Log.
@@ -38,7 +38,7 @@ func (s *sharedServer) Open(t *testing.T) journal.Journal {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.server, s.direct = server, v3client.New(server.etcd.Server)
+		s.server, s.stored = server, stored{v3client.New(server.etcd.Server), testKeys}
 	}
 	j, err := s.server.open(t.Context(), s.release)
 	if err != nil {
@@ -64,10 +64,16 @@ func (s *sharedServer) release() error {
 // testKeys are those of an embedded log.
 var testKeys = keysUnder(DefaultPrefix)
 
+// stored reaches what etcd holds of a log, past the journal.
+type stored struct {
+	direct *clientv3.Client
+	keys   keys
+}
+
 // Stored implements journaltest.Log.
-func (s *sharedServer) Stored(t *testing.T, last journal.Seq) []byte {
+func (s stored) Stored(t *testing.T, last journal.Seq) []byte {
 	t.Helper()
-	response, err := s.direct.Get(t.Context(), testKeys.batch(last))
+	response, err := s.direct.Get(t.Context(), s.keys.batch(last))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,13 +84,33 @@ func (s *sharedServer) Stored(t *testing.T, last journal.Seq) []byte {
 }
 
 // Overwrite implements journaltest.Log.
-func (s *sharedServer) Overwrite(t *testing.T, last journal.Seq, value []byte) {
+func (s stored) Overwrite(t *testing.T, last journal.Seq, value []byte) {
 	t.Helper()
-	op := clientv3.OpPut(testKeys.batch(last), string(value))
+	op := clientv3.OpPut(s.keys.batch(last), string(value))
 	if value == nil {
-		op = clientv3.OpDelete(testKeys.batch(last))
+		op = clientv3.OpDelete(s.keys.batch(last))
 	}
 	if _, err := s.direct.Do(t.Context(), op); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Lapse implements journaltest.Log: what etcd does when a lease has run out.
+func (s stored) Lapse(t *testing.T) {
+	t.Helper()
+	response, err := s.direct.Get(t.Context(), s.keys.writer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(response.Kvs) == 0 {
+		return
+	}
+	if lease := response.Kvs[0].Lease; lease != 0 {
+		_, err = s.direct.Revoke(t.Context(), clientv3.LeaseID(lease))
+	} else {
+		_, err = s.direct.Delete(t.Context(), s.keys.writer)
+	}
+	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		t.Fatal(err)
 	}
 }

@@ -1,8 +1,8 @@
-// Package etcd keeps the journal in etcd, embedded in this process by default.
+// Package etcd keeps the journal in etcd: embedded in this process, or a cluster on other machines.
 //
 // What is stored, under one prefix:
 //
-//	writer       who holds the newest term; the term is the revision at which the key was written
+//	writer       who holds the newest term; the term is the revision at which the key was written. The election key
 //	head         the number of the last fact, and the digest of the last batch
 //	batch/NNN    the facts that were appended together, packed, with their term, their digest and that of the batch before; NNN is
 //	             the last one's number
@@ -13,8 +13,8 @@
 //
 // Two layers. Journal, in this file and those for reading and taking over, is written against an etcd client and knows no
 // server. Open starts a server in this process, with no listener at all, and hands the Journal a client that calls it
-// directly. For an external cluster, only taking over differs: it has to wait for the former writer's lease, where the embedded
-// journal knows by the lock on its directory that no other process can be writing.
+// directly. With a cluster on other machines only taking over differs: the writer key has a lease, and who campaigns waits until
+// it is gone; the embedded journal knows by the lock on its directory that no other process can be writing.
 //
 // How it fails: damage is ErrCorrupt with the key; a full store is ErrFull; anything that leaves an append in doubt is
 // ErrUnknownOutcome. When etcd's own log is damaged, or the disk refuses a write to it, etcd logs why and ends the process, since
@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -44,6 +45,12 @@ type Journal struct {
 	keys   keys
 	// owner is written to the writer key for people who look there.
 	owner string
+	// leaseSeconds is how long a term lasts when its writer is gone; 0 for a log that no other process can write.
+	leaseSeconds int64
+	log          *slog.Logger
+	// answerWithin bounds an append, if not 0, and makes reads ask again (ask). A member may wait for seconds for a leader that is
+	// gone, or not answer at all; the next request goes to another.
+	answerWithin time.Duration
 	// release frees what the client needs, after the client.
 	release func() error
 
@@ -54,8 +61,8 @@ type Journal struct {
 
 	mu     sync.Mutex
 	closed bool
-	term   journal.Term // the term that Close gives up, 0 for none
-	end    tail         // the newest that this handle has seen
+	reign  reign // what Close gives up
+	end    tail  // the newest that this handle has seen
 	stats  journal.Stats
 }
 
@@ -63,9 +70,9 @@ var _ journal.Journal = (*Journal)(nil)
 
 // newJournal makes a handle on the log that the client reaches, and checks that the log's end is whole. The handle owns the client;
 // its Close calls release last. When newJournal fails the caller still owns both.
-func newJournal(ctx context.Context, client *clientv3.Client, keys keys, release func() error) (*Journal, error) {
+func newJournal(ctx context.Context, client *clientv3.Client, keys keys, log *slog.Logger, release func() error) (*Journal, error) {
 	life, stop := context.WithCancel(context.Background())
-	j := &Journal{client: client, keys: keys, owner: owner(), release: release, life: life, stop: stop, end: emptyTail()}
+	j := &Journal{client: client, keys: keys, owner: owner(), log: log, release: release, life: life, stop: stop, end: emptyTail()}
 	if err := j.checkEnd(ctx); err != nil {
 		stop()
 		return nil, err
@@ -129,6 +136,11 @@ func (j *Journal) Append(ctx context.Context, term journal.Term, head journal.Se
 		return 0, fmt.Errorf("nothing was appended: %w", j.explain(ctx, err))
 	}
 	b := journal.Batch{First: head + 1, Term: term, Facts: facts, Previous: end.digest}
+	if j.answerWithin > 0 {
+		var cancel context.CancelFunc
+		inner, cancel = context.WithTimeout(inner, j.answerWithin)
+		defer cancel()
+	}
 	err = j.append(inner, end, b)
 	if errors.Is(err, journal.ErrUnknownOutcome) && j.life.Err() != nil {
 		err = fmt.Errorf("%w: %w", err, journal.ErrClosed)
@@ -243,7 +255,7 @@ func (j *Journal) endIs(end tail) clientv3.Cmp {
 func (j *Journal) refusal(b journal.Batch, believed tail, response *clientv3.TxnResponse) error {
 	writers, heads := response.Responses[0].GetResponseRange().Kvs, response.Responses[1].GetResponseRange().Kvs
 	if len(writers) == 0 {
-		return fmt.Errorf("%w: term %d was given up", journal.ErrFenced, b.Term)
+		return fmt.Errorf("%w: term %d was given up, or its writer was not heard of", journal.ErrFenced, b.Term)
 	}
 	if w := writers[0]; journal.Term(w.ModRevision) != b.Term {
 		return fmt.Errorf("%w: term %d, the newest is %d of %s", journal.ErrFenced, b.Term, w.ModRevision, w.Value)
@@ -302,9 +314,14 @@ func (j *Journal) Close() error {
 	j.stop()
 	j.calls.Wait()
 	j.mu.Lock()
-	term := j.term // a campaign that was under way has set it by now
+	last := j.reign // a campaign that was under way has set it by now
 	j.mu.Unlock()
-	err := j.resign(term)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := j.resign(ctx, last)
+	if err != nil {
+		err = fmt.Errorf("journal: %w", err)
+	}
 	// Of an in-process client, Close always answers that its context has ended.
 	if cerr := j.client.Close(); cerr != nil && !errors.Is(cerr, context.Canceled) {
 		err = errors.Join(err, fmt.Errorf("journal: closing the etcd client: %w", cerr))

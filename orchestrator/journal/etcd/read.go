@@ -27,11 +27,32 @@ func (j *Journal) readTail(ctx context.Context) (tail, error) {
 		return tail{}, err
 	}
 	defer done()
-	end, err := j.tail(inner)
+	var end tail
+	err = j.ask(inner, func(ctx context.Context) (err error) {
+		end, err = j.tail(ctx)
+		return err
+	})
 	if err != nil {
 		return tail{}, j.explain(ctx, err)
 	}
 	return end, nil
+}
+
+// ask makes a request that reads. If a member of a cluster does not answer in time it asks again, and allows more time: requests go to the
+// members in turn, so the next one is for another.
+func (j *Journal) ask(ctx context.Context, request func(context.Context) error) error {
+	if j.answerWithin == 0 {
+		return request(ctx)
+	}
+	for within := j.answerWithin / 2; ; within *= 2 {
+		once, cancel := context.WithTimeout(ctx, within)
+		err := request(once)
+		late := once.Err() != nil
+		cancel()
+		if err == nil || !late || ctx.Err() != nil || within > mostPatience {
+			return err
+		}
+	}
 }
 
 // Read implements journal.Journal.
@@ -87,7 +108,11 @@ func (j *Journal) page(ctx context.Context, next, head journal.Seq) ([]*mvccpb.K
 	}
 	defer done()
 	first, last := j.keys.batch(next), j.keys.batch(head)
-	response, err := j.client.Get(inner, first, clientv3.WithRange(last+"\x00"), clientv3.WithLimit(pageBatches))
+	var response *clientv3.GetResponse
+	err = j.ask(inner, func(ctx context.Context) (err error) {
+		response, err = j.client.Get(ctx, first, clientv3.WithRange(last+"\x00"), clientv3.WithLimit(pageBatches))
+		return err
+	})
 	if err != nil {
 		return nil, j.explain(ctx, err)
 	}

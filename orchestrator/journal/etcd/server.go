@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -28,8 +27,17 @@ type Options struct {
 	// Logger gets what etcd warns of. nil discards it.
 	Logger *slog.Logger
 	// MaxBytes bounds the stored data; an append beyond it is ErrFull. 0 means DefaultMaxBytes. It can be raised later. etcd's
-	// own log, some 64 to 200 MB, comes on top.
+	// own log, some 64 to 200 MB, comes on top. A cluster has a bound of its own.
 	MaxBytes int64
+	// Cluster, if it has endpoints, is where the log is, and Dir holds no more than a lock and a mark that says so.
+	Cluster Cluster
+}
+
+func (o Options) logger() *slog.Logger {
+	if o.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Logger
 }
 
 // DefaultMaxBytes is the most that etcd's authors suggest for one store (MaxQuotaBytes in etcd's server).
@@ -56,9 +64,13 @@ const (
 	readyTimeout = time.Minute
 )
 
-// Open opens the journal in a directory, on an etcd server in this process. It fails with ErrInUse when another journal has the
-// directory open, and with ErrCorrupt when the log's end is damaged. Close stops the server. The context bounds Open alone.
+// Open opens the journal in a directory, on an etcd server in this process, or in a cluster. It fails with ErrInUse when another journal has
+// the directory open, with ErrElsewhere when the directory's log is in another place, with ErrCorrupt when the log's end is
+// damaged, and with a *journal.ConnectError when a cluster cannot be used. Close stops the server. The context bounds Open alone.
 func Open(ctx context.Context, options Options) (*Journal, error) {
+	if len(options.Cluster.Endpoints) > 0 {
+		return openCluster(ctx, options)
+	}
 	s, err := startServer(ctx, options)
 	if err != nil {
 		return nil, err
@@ -73,25 +85,23 @@ func Open(ctx context.Context, options Options) (*Journal, error) {
 // server is an etcd in this process that owns a data directory.
 type server struct {
 	etcd *embed.Etcd
+	log  *slog.Logger
 	lock *dirLock
 }
 
 // startServer starts etcd in the directory and returns when it serves.
 func startServer(ctx context.Context, options Options) (*server, error) {
-	if options.Dir == "" {
-		return nil, errors.New("journal: no data directory was given")
-	}
 	if options.MaxBytes < 0 {
 		return nil, fmt.Errorf("journal: MaxBytes is %d", options.MaxBytes)
 	}
-	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("journal: making the data directory: %w", err)
-	}
-	lock, err := lockDir(options.Dir)
+	lock, err := takeDir(options.Dir)
 	if err != nil {
 		return nil, err
 	}
 	config, err := config(options)
+	if err == nil {
+		err = belongsHere(options.Dir)
+	}
 	if err == nil {
 		err = beginFirst(options.Dir)
 	}
@@ -106,7 +116,7 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.unlock())
 	}
-	s := &server{etcd: etcd, lock: lock}
+	s := &server{etcd: etcd, log: options.logger(), lock: lock}
 	err = s.ready(ctx)
 	if err == nil {
 		err = s.forgetFull(ctx)
@@ -180,11 +190,7 @@ func config(options Options) (*embed.Config, error) {
 	// Facts and framing, and the rest of the transaction.
 	c.MaxRequestBytes = journal.MaxBatchBytes * 3 / 2
 
-	log := options.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(options.logger()))
 	return c, nil
 }
 
@@ -213,7 +219,7 @@ func (s *server) forgetFull(ctx context.Context) error {
 // open returns a handle on the log. Its Close calls release.
 func (s *server) open(ctx context.Context, release func() error) (*Journal, error) {
 	client := v3client.New(s.etcd.Server)
-	j, err := newJournal(ctx, client, keysUnder(DefaultPrefix), release)
+	j, err := newJournal(ctx, client, keysUnder(DefaultPrefix), s.log, release)
 	if err != nil {
 		_ = client.Close() // of an in-process client it tells only that its context has ended
 		return nil, err

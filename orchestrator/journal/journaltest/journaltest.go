@@ -23,6 +23,8 @@ type Log interface {
 	Stored(t *testing.T, last journal.Seq) []byte
 	// Overwrite puts bytes in the place of that batch, whatever they are; nil removes it.
 	Overwrite(t *testing.T, last journal.Seq, value []byte)
+	// Lapse ends the term in force, if there is one, as the store does when a writer is not heard of for too long.
+	Lapse(t *testing.T)
 }
 
 // Run runs the suite; newLog makes a new, empty log for each test.
@@ -99,8 +101,11 @@ func (l *log) writer(t *testing.T) (journal.Journal, journal.Term) {
 	return j, l.campaign(t, j)
 }
 
+// campaign makes a handle the writer in place of whoever is. A store of several machines has it wait until the former writer is
+// not heard of any more, so that is brought about.
 func (l *log) campaign(t *testing.T, j journal.Journal) journal.Term {
 	t.Helper()
+	l.under.Lapse(t)
 	term, err := j.Campaign(l.ctx)
 	if err != nil {
 		t.Fatalf("Campaign: %v", err)
