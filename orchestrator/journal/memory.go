@@ -41,6 +41,10 @@ type Memory struct {
 	appends uint64
 	choose  func(n uint64) Fault
 	late    *Batch
+	// stalled, if not nil, is closed when appends may go on; held is closed when one waits for that.
+	stalled, held chan struct{}
+	// size of what is stored, and limit of it in bytes; 0 for none.
+	size, limit int64
 }
 
 // stored is a batch as it is kept: the bytes, under the number of the last fact.
@@ -72,6 +76,28 @@ func (m *Memory) Lapse() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inForce = false
+}
+
+// Stall holds appends up until resume is called. held is closed when one is. An append whose context ends meanwhile is as one with
+// FaultLate. For tests.
+func (m *Memory) Stall() (held <-chan struct{}, resume func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	stalled := make(chan struct{})
+	m.stalled, m.held = stalled, make(chan struct{})
+	return m.held, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.stalled = nil
+		close(stalled)
+	}
+}
+
+// Limit bounds what is stored, in bytes: a batch beyond it is ErrFull. 0 lifts the bound. For tests.
+func (m *Memory) Limit(bytes int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.limit = bytes
 }
 
 // Stored returns the bytes of the batch that ends with fact last, nil if there is none. For tests.
@@ -110,7 +136,7 @@ func (m *Memory) write(b Batch) {
 	b.Previous = m.digest
 	value, digest := EncodeBatch(b)
 	m.batches = append(m.batches, stored{b.Last(), value})
-	m.end, m.digest = b.Last(), digest
+	m.end, m.digest, m.size = b.Last(), digest, m.size+int64(len(value))
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
@@ -126,8 +152,36 @@ func (m *Memory) admit(term Term, head Seq) error {
 	return nil
 }
 
+// pass waits while the log is stalled. If the context ends first, the batch lands late.
+func (m *Memory) pass(ctx context.Context, b Batch) error {
+	m.mu.Lock()
+	stalled := m.stalled
+	if stalled == nil {
+		m.mu.Unlock()
+		return nil
+	}
+	select {
+	case <-m.held:
+	default:
+		close(m.held)
+	}
+	m.mu.Unlock()
+	select {
+	case <-stalled:
+		return nil
+	case <-ctx.Done():
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.late = b.clone()
+	return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+}
+
 // append is Append but for what belongs to a handle. It does not keep the batch.
-func (m *Memory) append(b Batch) error {
+func (m *Memory) append(ctx context.Context, b Batch) error {
+	if err := m.pass(ctx, b); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if late := m.late; late != nil {
@@ -138,6 +192,9 @@ func (m *Memory) append(b Batch) error {
 	}
 	if err := m.admit(b.Term, b.First-1); err != nil {
 		return err
+	}
+	if m.limit > 0 && m.size+b.size() > m.limit {
+		return fmt.Errorf("%w: %d bytes of %d", ErrFull, m.size, m.limit)
 	}
 	m.appends++
 	fault := FaultNone
@@ -167,6 +224,14 @@ func (b Batch) clone() *Batch {
 	}
 	b.Facts = facts
 	return &b
+}
+
+// size of the facts in bytes.
+func (b Batch) size() (bytes int64) {
+	for _, fact := range b.Facts {
+		bytes += int64(len(fact))
+	}
+	return bytes
 }
 
 // part is some of the log, as it was at one moment.
@@ -235,7 +300,7 @@ func (j *MemoryJournal) Append(ctx context.Context, term Term, head Seq, facts [
 		return 0, err
 	}
 	b := Batch{First: head + 1, Term: term, Facts: facts}
-	err := j.log.append(b)
+	err := j.log.append(ctx, b)
 	if errors.Is(err, ErrFenced) {
 		// Close gives up the term: who is refused for that reason is refused because the handle is closed.
 		err = cmp.Or(j.alive(ctx), err)

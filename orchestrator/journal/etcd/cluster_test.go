@@ -11,6 +11,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/journaltest"
@@ -18,22 +19,47 @@ import (
 
 func TestAClusterConforms(t *testing.T) {
 	members := startCluster(t, 1, nil)
-	direct, err := clientv3.New(clientv3.Config{Endpoints: endpoints(members)})
+	direct := directTo(t, members)
+	journaltest.Run(t, func(t *testing.T) journaltest.Log {
+		// Each test has an installation of its own in the one cluster.
+		prefix := "/" + t.Name() + "/"
+		return &sharedCluster{cluster: Cluster{Endpoints: endpoints(members), Prefix: prefix}, stored: stored{direct, keysUnder(prefix)}}
+	})
+}
+
+func directTo(t *testing.T, members []*member) *clientv3.Client {
+	t.Helper()
+	direct, err := clientv3.New(clientv3.Config{Endpoints: endpoints(members), Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = direct.Close() })
-	journaltest.Run(t, func(t *testing.T) journaltest.Log {
-		// Each test has an installation of its own in the one cluster.
-		prefix := "/" + t.Name() + "/"
-		return &sharedCluster{Cluster{Endpoints: endpoints(members), Prefix: prefix}, stored{direct, keysUnder(prefix)}}
-	})
+	return direct
 }
 
 // sharedCluster is a log in a cluster under test.
 type sharedCluster struct {
 	cluster Cluster
+	// own is the cluster's one member, if it has a bound.
+	own []*member
 	stored
+	faults
+}
+
+// Limit implements journaltest.Log: with a cluster of the test's own, whose operator then raises the bound.
+func (s *sharedCluster) Limit(t *testing.T, bytes int64) {
+	t.Helper()
+	if s.own == nil {
+		s.own = newMembers(t, 1, nil)
+		s.cluster.Endpoints = endpoints(s.own)
+		s.direct = directTo(t, s.own)
+	}
+	s.own[0].kill(t)
+	s.own[0].MaxBytes = bytes
+	s.own[0].start(t)("ready")
+	if _, err := s.direct.AlarmDisarm(t.Context(), &clientv3.AlarmMember{}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Open implements journaltest.Log.
@@ -43,7 +69,7 @@ func (s *sharedCluster) Open(t *testing.T) journal.Journal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return j
+	return s.wrap(j)
 }
 
 // openIn opens a handle in a cluster, closed with the test.

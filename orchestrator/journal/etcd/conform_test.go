@@ -25,8 +25,14 @@ type sharedServer struct {
 	mu      sync.Mutex
 	server  *server
 	handles int
+	// maxBytes is for the next server.
+	maxBytes int64
 	stored
+	faults
 }
+
+// Limit implements journaltest.Log.
+func (s *sharedServer) Limit(_ *testing.T, bytes int64) { s.maxBytes = bytes }
 
 // Open implements journaltest.Log.
 func (s *sharedServer) Open(t *testing.T) journal.Journal {
@@ -34,7 +40,7 @@ func (s *sharedServer) Open(t *testing.T) journal.Journal {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.handles == 0 {
-		server, err := startServer(t.Context(), Options{Dir: s.dir, Logger: testLogger(t)})
+		server, err := startServer(t.Context(), Options{Dir: s.dir, Logger: testLogger(t), MaxBytes: s.maxBytes})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +54,7 @@ func (s *sharedServer) Open(t *testing.T) journal.Journal {
 		t.Fatal(err)
 	}
 	s.handles++
-	return j
+	return s.wrap(j)
 }
 
 func (s *sharedServer) release() error {

@@ -25,6 +25,13 @@ type Log interface {
 	Overwrite(t *testing.T, last journal.Seq, value []byte)
 	// Lapse ends the term in force, if there is one, as the store does when a writer is not heard of for too long.
 	Lapse(t *testing.T)
+	// Fail gives the next append a fault.
+	Fail(t *testing.T, fault journal.Fault)
+	// Stall holds appends up on their way until resume is called, as a slow disk does: held is closed when one is. An append whose context
+	// ends meanwhile may land all the same, at the latest just before the next append or the next term.
+	Stall(t *testing.T) (held <-chan struct{}, resume func())
+	// Limit bounds what the store holds, in bytes, about; 0 is a bound that no test meets. No handle is open.
+	Limit(t *testing.T, bytes int64)
 }
 
 // Run runs the suite; newLog makes a new, empty log for each test.
@@ -59,6 +66,15 @@ func Run(t *testing.T, newLog func(t *testing.T) Log) {
 		{"ReopenFindsEverythingAndGoesOn", reopen},
 		{"CloseInTheMiddleOfEverythingEndsItAllAndLosesNothing", closeUnderLoad},
 		{"AClosedHandleRefusesEverythingAndEndsItsFollows", closed},
+		{"AnAppendOfUnknownOutcomeThatWasWrittenIsAtTheHead", unknownWritten},
+		{"AnAppendOfUnknownOutcomeThatWasLostIsNotAtTheHead", unknownLost},
+		{"AnAppendOfUnknownOutcomeCanLandLateAndTheNextIsToldSo", unknownLate},
+		{"ANewTermRulesALateAppendOut", lateAfterCampaign},
+		{"AWriterWhoseTermHasLapsedIsFenced", lapsed},
+		{"ASlowStoreHoldsAnAppendUpAndNobodyElse", slowStore},
+		{"AnAppendThatIsGivenUpOnASlowStoreIsThereOrNot", slowStoreGivenUp},
+		{"AnAppendOnItsWayWhenItsTermLapsesWritesNothing", slowStoreDeposed},
+		{"AFullStoreRefusesForCertainAndGoesOnWhenItMayGrow", fullStore},
 		{"WhatIsDamagedEndsTheReadingAndIsNamed", damage},
 		{"AFlippedBitInAnyByteIsFound", everyByte},
 	} {
