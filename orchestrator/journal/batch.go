@@ -43,6 +43,9 @@ type Batch struct {
 // Last returns the sequence number of the batch's last fact.
 func (b Batch) Last() Seq { return b.First + Seq(len(b.Facts)) - 1 }
 
+// Chained tells whether the batch holds the digest of the one before, as all do but those of the first format.
+func (b Batch) Chained() bool { return !b.unchained }
+
 // A batch is stored as
 //
 //	format    1 byte, formatChained

@@ -18,6 +18,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 )
 
 // Journal is a handle on the log. See the package comment. After Close every method fails with ErrClosed.
@@ -36,11 +37,28 @@ type Journal interface {
 	Head(ctx context.Context) (Seq, error)
 	// Read calls yield for each batch that holds a fact numbered from or later, in order, up to the head at the time of the
 	// call. The first batch may begin before from; from 0 means 1. An error of yield ends it and is returned as it is. It fails with
-	// ErrCorrupt at the first batch that is missing or damaged, after all batches before that one were yielded.
+	// ErrCorrupt at the first batch that is missing or damaged, after all batches before that one were yielded, and with a
+	// *CompactedError if the fact was compacted away.
 	Read(ctx context.Context, from Seq, yield func(Batch) error) error
 	// Follow is Read that goes on with new batches as they become durable, until the context ends; then it returns the
 	// context's error. A slow yield delays nobody else.
 	Follow(ctx context.Context, from Seq, yield func(Batch) error) error
+	// Snapshot keeps a state as it is after the fact numbered at, with which a batch ends, in place of the snapshot before, which is of
+	// an earlier fact. The chunks are opaque, in order, 1 to MaxChunkBytes each, and are written one by one while appends go on; their
+	// memory may be used again for the next one. When Snapshot returns without an error it is there for readers, whole, and otherwise it is
+	// not there, or not there yet; after ErrUnknownOutcome it may be. An error beside a chunk ends it and is returned as it is. Remains of
+	// a snapshot that was not finished are removed when the next term begins. It fails with ErrFenced, ErrFull and ErrTooLarge as Append does.
+	Snapshot(ctx context.Context, term Term, at Seq, chunks iter.Seq2[[]byte, error]) error
+	// ReadSnapshot calls yield for each chunk of the newest whole snapshot and returns the number of the fact that it was taken after: a
+	// reader goes on from the one that follows. Without a snapshot it returns 0 and yields nothing. An error of yield ends it and is
+	// returned as it is. It fails with ErrReplaced when a newer one has come meanwhile, and with ErrCorrupt when it is damaged.
+	ReadSnapshot(ctx context.Context, yield func(chunk []byte) error) (at Seq, err error)
+	// Compact removes the batches that end with upTo or before, but never the log's last one, after the archiver has kept them. A snapshot must
+	// have been taken after upTo or later. What was removed when it ends with an error is removed, and was kept; to go on, call it again.
+	// It fails with ErrFenced when the term is not the newest.
+	Compact(ctx context.Context, term Term, upTo Seq, archiver Archiver) error
+	// Space tells how much the store holds and may hold.
+	Space(ctx context.Context) (Space, error)
 	// Close gives up the term, if any, ends this handle's Follows, and frees what the handle holds. It is not called from yield.
 	Close() error
 }

@@ -31,6 +31,18 @@ func (j *Journal) Campaign(ctx context.Context) (journal.Term, error) {
 		return 0, err
 	}
 	defer done()
+	term, err := j.campaign(ctx, inner)
+	if err != nil {
+		return 0, err
+	}
+	// Nobody writes snapshots now but this term.
+	if err := j.sweep(inner, term); err != nil {
+		return 0, j.explain(ctx, fmt.Errorf("removing what is left of a snapshot that was not finished: %w", err))
+	}
+	return term, nil
+}
+
+func (j *Journal) campaign(ctx, inner context.Context) (journal.Term, error) {
 	if j.leaseSeconds > 0 {
 		return j.elect(ctx, inner)
 	}

@@ -52,6 +52,10 @@ func openInCluster(ctx context.Context, options Options, release func() error) (
 		return nil, errors.Join(err, client.Close())
 	}
 	j.leaseSeconds, j.answerWithin = leaseSeconds, answerWithin
+	j.defragmentAt = func(ctx context.Context, endpoint string) error {
+		_, err := client.Defragment(ctx, endpoint)
+		return err
+	}
 	if host, err := os.Hostname(); err == nil {
 		j.owner += " on " + host
 	}

@@ -19,12 +19,21 @@ type keys struct {
 	writer, head string
 	// batches is the prefix of the batches' keys, and batchesEnd just above all of them.
 	batches, batchesEnd string
+	// start has the form of head, of the last batch that was compacted away. startKnown is there, since the first snapshot, if the log
+	// does begin after that: it was removed if the log was compacted when the store was too full for start to be written.
+	start, startKnown string
+	// snapshot names the newest whole snapshot; chunks is the prefix of all chunks of all, and chunksEnd just above them.
+	snapshot, chunks, chunksEnd string
 }
 
 // keysUnder are the keys of the log of the installation with that prefix.
 func keysUnder(prefix string) keys {
 	prefix += "journal/"
-	return keys{writer: prefix + "writer", head: prefix + "head", batches: prefix + "batch/", batchesEnd: prefix + "batch0"}
+	return keys{
+		writer: prefix + "writer", head: prefix + "head", start: prefix + "start", startKnown: prefix + "start-known",
+		snapshot: prefix + "snapshot",
+		batches:  prefix + "batch/", batchesEnd: prefix + "batch0", chunks: prefix + "chunk/", chunksEnd: prefix + "chunk0",
+	}
 }
 
 // batch names the batch whose last fact is last. By the last and not the first, because then one ascending range request from
@@ -84,8 +93,8 @@ func withChecksum(text string) string {
 	return fmt.Sprintf("%s %08x", text, crc32.Checksum([]byte(text), crc32.MakeTable(crc32.Castagnoli)))
 }
 
-// decodeTail reads the head key's value.
-func (k keys) decodeTail(value []byte) (tail, error) {
+// decodeTail reads the value of the head key, or of start.
+func decodeTail(key string, value []byte) (tail, error) {
 	words := strings.Split(string(value), " ")
 	n, err := strconv.ParseUint(words[0], 10, 64)
 	end := oldTail(journal.Seq(n))
@@ -97,7 +106,7 @@ func (k keys) decodeTail(value []byte) (tail, error) {
 	}
 	// What encodes to the same value was decoded well.
 	if err != nil || n == 0 || end.stored != string(value) {
-		return tail{}, fmt.Errorf("%w: the head at key %s is %q", journal.ErrCorrupt, k.head, value)
+		return tail{}, fmt.Errorf("%w: what key %s holds is no end of a log: %q", journal.ErrCorrupt, key, value)
 	}
 	return end, nil
 }

@@ -6,6 +6,9 @@
 //	head         the number of the last fact, and the digest of the last batch
 //	batch/NNN    the facts that were appended together, packed, with their term, their digest and that of the batch before; NNN is
 //	             the last one's number
+//	chunk/N-T/M  chunks of the snapshot after fact N that was begun in term T
+//	snapshot     which of them is the newest whole one
+//	start        the last fact that was compacted away, and the digest of its batch; start-known says that this is so
 //
 // An append is one transaction: if writer has still the revision that is the caller's term, and head the value that the caller
 // believes, and the batch's key is free, then batch and head are put. etcd answers when its log is on disk. What the transaction
@@ -30,6 +33,7 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -48,6 +52,8 @@ type Journal struct {
 	// leaseSeconds is how long a term lasts when its writer is gone; 0 for a log that no other process can write.
 	leaseSeconds int64
 	log          *slog.Logger
+	// defragmentAt has a member write its file anew.
+	defragmentAt func(ctx context.Context, endpoint string) error
 	// answerWithin bounds an append, if not 0, and makes reads ask again (ask). A member may wait for seconds for a leader that is
 	// gone, or not answer at all; the next request goes to another.
 	answerWithin time.Duration
@@ -63,6 +69,11 @@ type Journal struct {
 	closed bool
 	reign  reign // what Close gives up
 	end    tail  // the newest that this handle has seen
+
+	// upkeep is held by the one Snapshot or Compact at work; freed belongs to it: bytes that were removed since the store's file was
+	// written anew.
+	upkeep sync.Mutex
+	freed  int64
 	stats  journal.Stats
 }
 
@@ -159,8 +170,7 @@ func (j *Journal) append(ctx context.Context, end tail, b journal.Batch) error {
 	value, digest := journal.EncodeBatch(b)
 	key, next := j.keys.batch(b.Last()), newTail(b.Last(), digest)
 	response, err := j.client.Txn(ctx).If(
-		// A missing key has revision 0, which is no term.
-		clientv3.Compare(clientv3.ModRevision(j.keys.writer), "=", int64(b.Term)),
+		j.reigns(b.Term),
 		j.endIs(end),
 		clientv3.Compare(clientv3.CreateRevision(key), "=", 0),
 	).Then(
@@ -228,7 +238,7 @@ func (j *Journal) tail(ctx context.Context) (tail, error) {
 	if len(response.Kvs) == 0 {
 		return emptyTail(), nil
 	}
-	end, err := j.keys.decodeTail(response.Kvs[0].Value)
+	end, err := decodeTail(j.keys.head, response.Kvs[0].Value)
 	if err == nil {
 		j.remember(end)
 	}
@@ -253,17 +263,14 @@ func (j *Journal) endIs(end tail) clientv3.Cmp {
 // refusal tells why the transaction did not put the batch after what was believed to be the end. A stale term comes before a wrong
 // head: who is fenced must not try again.
 func (j *Journal) refusal(b journal.Batch, believed tail, response *clientv3.TxnResponse) error {
-	writers, heads := response.Responses[0].GetResponseRange().Kvs, response.Responses[1].GetResponseRange().Kvs
-	if len(writers) == 0 {
-		return fmt.Errorf("%w: term %d was given up, or its writer was not heard of", journal.ErrFenced, b.Term)
+	if err := fenced(b.Term, response.Responses[0]); err != nil {
+		return err
 	}
-	if w := writers[0]; journal.Term(w.ModRevision) != b.Term {
-		return fmt.Errorf("%w: term %d, the newest is %d of %s", journal.ErrFenced, b.Term, w.ModRevision, w.Value)
-	}
+	heads := response.Responses[1].GetResponseRange().Kvs
 	end := emptyTail()
 	if len(heads) > 0 {
 		var err error
-		if end, err = j.keys.decodeTail(heads[0].Value); err != nil {
+		if end, err = decodeTail(j.keys.head, heads[0].Value); err != nil {
 			return err
 		}
 	}
@@ -276,6 +283,23 @@ func (j *Journal) refusal(b journal.Batch, believed tail, response *clientv3.Txn
 	}
 	return fmt.Errorf("%w: the head is %d, but there is a batch that ends with fact %d, key %s",
 		journal.ErrCorrupt, end.seq, b.Last(), j.keys.batch(b.Last()))
+}
+
+// reigns compares the writer key with a term. A missing key has revision 0, which is no term.
+func (j *Journal) reigns(term journal.Term) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(j.keys.writer), "=", int64(term))
+}
+
+// fenced reads the writer key: ErrFenced if the term is not the newest.
+func fenced(term journal.Term, response *etcdserverpb.ResponseOp) error {
+	writers := response.GetResponseRange().Kvs
+	if len(writers) == 0 {
+		return fmt.Errorf("%w: term %d was given up, or its writer was not heard of", journal.ErrFenced, term)
+	}
+	if w := writers[0]; journal.Term(w.ModRevision) != term {
+		return fmt.Errorf("%w: term %d, the newest is %d of %s", journal.ErrFenced, term, w.ModRevision, w.Value)
+	}
+	return nil
 }
 
 // full settles an append that etcd refused for want of space. etcd reports that before it proposes the transaction, but also, the

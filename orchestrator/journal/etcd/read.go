@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -64,21 +65,27 @@ func (j *Journal) Read(ctx context.Context, from journal.Seq, yield func(journal
 	return j.readTo(ctx, journal.ChainFrom(max(from, 1)), end, yield)
 }
 
-// readTo yields the batches that follow in the chain up to the end of the log, which must exist. A batch is written
-// once, so pages fetched one after the other fit together without a common revision, which compaction could take away.
+// readTo yields the batches that follow in the chain up to the end of the log, which must exist.
 func (j *Journal) readTo(ctx context.Context, chain *journal.Chain, end tail, yield func(journal.Batch) error) error {
+	return j.walk(ctx, chain, end, func(b journal.Batch, _ []byte) error { return yield(b) })
+}
+
+// walk is readTo with the batches as they are stored. A batch is written once, so pages fetched one after the other fit together
+// without a common revision, which compaction could take away.
+func (j *Journal) walk(ctx context.Context, chain *journal.Chain, end tail, yield func(b journal.Batch, stored []byte) error) error {
 	for chain.Next() <= end.seq {
 		page, err := j.page(ctx, chain.Next(), end.seq)
 		if err != nil {
-			return err
+			return cmp.Or(j.compacted(ctx, chain.Next()), err)
 		}
 		for _, kv := range page {
 			b, err := j.keys.decodeBatch(string(kv.Key), kv.Value)
 			if err != nil {
 				return err
 			}
+			next := chain.Next()
 			if err := chain.Add(b); err != nil {
-				return fmt.Errorf("%w; key %s", err, kv.Key)
+				return cmp.Or(j.compacted(ctx, next), fmt.Errorf("%w; key %s", err, kv.Key))
 			}
 			if b.Last() == end.seq && end.linked && b.Digest != end.digest {
 				return j.otherTail(b, end)
@@ -86,12 +93,27 @@ func (j *Journal) readTo(ctx context.Context, chain *journal.Chain, end tail, yi
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := yield(b); err != nil {
+			if err := yield(b, kv.Value); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// compacted tells whether a batch that is not where it should be was compacted away, before or while it was to be read: a
+// *journal.CompactedError, or nil.
+func (j *Journal) compacted(ctx context.Context, next journal.Seq) error {
+	inner, done, err := j.request(ctx)
+	if err != nil {
+		return nil // the other error is as good
+	}
+	defer done()
+	start, err := j.beginning(inner)
+	if err != nil || next > start.seq {
+		return nil // what is missing stays missing
+	}
+	return &journal.CompactedError{First: start.seq + 1}
 }
 
 // otherTail says that the log's last batch is whole, but not the one that the head was written with.
@@ -179,7 +201,7 @@ func (j *Journal) watchHead(ctx context.Context) (moves <-chan tail, failed <-ch
 				return
 			}
 			for _, event := range response.Events {
-				end, err := j.keys.decodeTail(event.Kv.Value)
+				end, err := decodeTail(j.keys.head, event.Kv.Value)
 				if err != nil {
 					broken <- err
 					return

@@ -10,12 +10,12 @@ import (
 	"strconv"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 )
@@ -53,8 +53,10 @@ const (
 	// Entries that etcd keeps in memory for members that lag; there are none.
 	catchUpEntries = 100
 	// Files of etcd's log that stay though their entries are let go of. They are 64 MB each, which etcd sets in a variable
-	// of the whole process; one more is kept ready.
-	logFiles = 2
+	// of the whole process; one more is kept ready. etcd itself would look for files to remove twice a minute, in which a busy
+	// log grows by a gigabyte.
+	logFiles   = 2
+	purgeEvery = 2 * time.Second
 	// Revisions of head and writer that compaction leaves; nobody asks for an old one.
 	keepRevisions = 1000
 	// A lone member waits at a start until its election time is over, up to this.
@@ -87,6 +89,9 @@ type server struct {
 	etcd *embed.Etcd
 	log  *slog.Logger
 	lock *dirLock
+	// unpurge ends the removing of files of etcd's log, and purged tells that it has ended.
+	unpurge context.CancelFunc
+	purged  <-chan struct{}
 }
 
 // startServer starts etcd in the directory and returns when it serves.
@@ -117,6 +122,7 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 		return nil, errors.Join(err, lock.unlock())
 	}
 	s := &server{etcd: etcd, log: options.logger(), lock: lock}
+	s.purge()
 	err = s.ready(ctx)
 	if err == nil {
 		err = s.forgetFull(ctx)
@@ -178,7 +184,7 @@ func config(options Options) (*embed.Config, error) {
 	c.AdvertisePeerUrls = []url.URL{*member}
 	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
 
-	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, logFiles
+	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, 0 // see purge
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(keepRevisions)
 	c.QuotaBackendBytes = options.MaxBytes
 	if c.QuotaBackendBytes == 0 {
@@ -197,21 +203,12 @@ func config(options Options) (*embed.Config, error) {
 // slowAppend is when a transaction is worth a warning.
 const slowAppend = 2 * time.Second
 
-// forgetFull clears etcd's alarm that the store is full, which outlives the process. etcd raises it again by itself if it still is.
+// forgetFull lets a store go on that was full when its process ended.
 func (s *server) forgetFull(ctx context.Context) error {
 	client := v3client.New(s.etcd.Server)
 	defer client.Close()
-	alarms, err := client.AlarmList(ctx)
-	if err != nil {
-		return fmt.Errorf("journal: asking etcd for alarms: %w", err)
-	}
-	for _, alarm := range alarms.Alarms {
-		if alarm.Alarm != etcdserverpb.AlarmType_NOSPACE {
-			continue
-		}
-		if _, err := client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(alarm)); err != nil {
-			return fmt.Errorf("journal: clearing etcd's alarm of a full store: %w", err)
-		}
+	if err := forgetFull(ctx, client); err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
@@ -224,11 +221,29 @@ func (s *server) open(ctx context.Context, release func() error) (*Journal, erro
 		_ = client.Close() // of an in-process client it tells only that its context has ended
 		return nil, err
 	}
+	// The service behind an in-process client wants a health server that there is not (v3client.New).
+	j.defragmentAt = func(context.Context, string) error { return s.etcd.Server.Backend().Defrag() }
 	return j, nil
+}
+
+// purge begins to remove the files of etcd's log that it does not need any more: those that it does not hold locked.
+func (s *server) purge() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done, failed := fileutil.PurgeFileWithDoneNotify(zap.NewNop(), s.etcd.Server.Cfg.WALDir(), "wal", logFiles, purgeEvery, ctx.Done())
+	s.unpurge, s.purged = cancel, done
+	go func() {
+		select {
+		case err := <-failed:
+			s.log.Error("files of etcd's log are not removed any more, and fill the disk", "error", err)
+		case <-done:
+		}
+	}()
 }
 
 // stop ends etcd and gives the directory back. All handles must have been closed.
 func (s *server) stop() error {
+	s.unpurge()
+	<-s.purged
 	s.etcd.Close()
 	return s.lock.unlock()
 }
