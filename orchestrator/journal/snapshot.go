@@ -39,11 +39,12 @@ var ErrNoSnapshot = errors.New("journal: no snapshot has been taken that covers 
 
 // Space is how much a store holds.
 type Space struct {
-	// Used and Quota are in bytes. Used is what counts against the quota, which may be more than what the log needs.
+	// Used and Quota are in bytes. Used is what counts against the quota, which may be more than what the log needs. A quota of 0 or less
+	// is none, or one that the store does not tell.
 	Used, Quota int64
 }
 
-// Share is the part of the quota that is used: 1 when the store is full.
+// Share is the part of the quota that is used: 1 when the store is full, 0 without a quota.
 func (s Space) Share() float64 {
 	if s.Quota <= 0 {
 		return 0

@@ -6,6 +6,8 @@
 //
 // When an append fails, the state is worthless: the writer ends with an error and answers every open command with ErrStopped. An append
 // whose outcome is unknown is settled by reading the log. A deposed writer ends with journal.ErrFenced.
+//
+// When the log's store is nearly full, commands that create are refused, and the rest of the room is for facts that end things.
 package writer
 
 import (
@@ -68,6 +70,7 @@ type Writer struct {
 	config   Config
 	state    *engine.State
 	term     journal.Term
+	gauge    *gauge
 	requests chan request
 	stopped  chan struct{}
 }
@@ -89,7 +92,7 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 		return nil, fmt.Errorf("become the writer of the log: %w", err)
 	}
 	w := &Writer{
-		config: config, state: engine.NewState(), term: term,
+		config: config, state: engine.NewState(), term: term, gauge: &gauge{journal: config.Journal, logger: config.Logger},
 		requests: make(chan request, maxGroup), stopped: make(chan struct{}),
 	}
 	if err := w.replay(ctx); err != nil {
@@ -102,6 +105,7 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 	if err := w.commit(ctx, facts); err != nil {
 		return nil, fmt.Errorf("begin term %d: %w", term, err)
 	}
+	w.gauge.ask(ctx)
 	return w, nil
 }
 
@@ -134,7 +138,7 @@ func Read(ctx context.Context, log journal.Journal, observe func(first uint64, f
 func (w *Writer) Seed() []byte { return w.state.Seed }
 
 // Submit has a command decided and returns when its facts are durable: the sequence number of the log's head then. An *engine.Rejection
-// means that nothing has changed.
+// means that nothing has changed, as does an *engine.StoreFullError for a command that creates.
 func (w *Writer) Submit(ctx context.Context, command engine.Command) (uint64, error) {
 	asked, err := w.ask(ctx, command)
 	if err != nil {
@@ -194,6 +198,7 @@ func (w *Writer) await(ctx context.Context, asked request) reply {
 // Run decides until the context ends, which is no error, or the log cannot be written.
 func (w *Writer) Run(ctx context.Context) error {
 	defer close(w.stopped)
+	defer w.watchSpace()()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -215,6 +220,17 @@ func (w *Writer) Run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// watchSpace keeps the gauge up to date until what it returns is called.
+func (w *Writer) watchSpace() (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.gauge.run(ctx)
+	}()
+	return func() { cancel(); <-ended }
 }
 
 func (w *Writer) arm(timer *time.Timer, wake time.Time) {
@@ -243,6 +259,10 @@ func (w *Writer) decide(ctx context.Context, group []request) error {
 	replies := make([]reply, len(group))
 	var facts []*event.Fact
 	for i, asked := range group {
+		if err := w.gauge.admit(asked.command); err != nil {
+			replies[i] = reply{seq: w.state.Seq, err: err}
+			continue
+		}
 		decided, err := engine.Step(w.state, asked.command, w.config.Now())
 		facts = append(facts, decided...)
 		replies[i] = reply{seq: w.state.Seq, err: err}
@@ -271,6 +291,7 @@ func (w *Writer) commit(ctx context.Context, facts []*event.Fact) error {
 		if err := w.append(ctx, head, batch); err != nil {
 			return fmt.Errorf("write the log after fact %d: %w", head, err)
 		}
+		w.gauge.add(batch)
 		w.publish(uint64(head)+1, facts[:len(batch)])
 		head += journal.Seq(len(batch))
 		facts = facts[len(batch):]

@@ -292,7 +292,7 @@ func (j *Journal) Space(ctx context.Context) (journal.Space, error) {
 		return journal.Space{}, err
 	}
 	defer done()
-	var fullest journal.Space
+	var fullest *journal.Space
 	var last error
 	for _, endpoint := range j.members() {
 		once, cancel := context.WithTimeout(inner, statusTimeout)
@@ -302,12 +302,12 @@ func (j *Journal) Space(ctx context.Context) (journal.Space, error) {
 			last = err
 			continue
 		}
-		if is := (journal.Space{Used: status.DbSize, Quota: status.DbSizeQuota}); fullest.Quota == 0 || is.Share() > fullest.Share() {
-			fullest = is
+		if is := (journal.Space{Used: status.DbSize, Quota: status.DbSizeQuota}); fullest == nil || is.Share() > fullest.Share() {
+			fullest = &is
 		}
 	}
-	if fullest.Quota == 0 {
+	if fullest == nil {
 		return journal.Space{}, j.explain(ctx, fmt.Errorf("asking for the store's size: %w", last))
 	}
-	return fullest, nil
+	return *fullest, nil
 }
