@@ -165,8 +165,12 @@ func (j *Journal) renew(ctx context.Context, lease clientv3.LeaseID) {
 			j.log.Warn("this control plane is the writer of the log no more: etcd has not heard of it in time", "seconds", j.leaseSeconds)
 			return
 		}
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			j.recheck(ctx)
+		case ctx.Err() == nil:
 			j.log.Warn("etcd did not renew the writer's lease; trying again", "error", err)
+			j.avoid(ctx)
 		}
 	}
 }

@@ -52,6 +52,7 @@ func openInCluster(ctx context.Context, options Options, release func() error) (
 		return nil, errors.Join(err, client.Close())
 	}
 	j.leaseSeconds, j.answerWithin = leaseSeconds, answerWithin
+	j.roster.all, j.roster.used = cluster.Endpoints, cluster.Endpoints
 	j.defragmentAt = func(ctx context.Context, endpoint string) error {
 		_, err := client.Defragment(ctx, endpoint)
 		return err

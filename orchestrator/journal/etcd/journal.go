@@ -57,6 +57,8 @@ type Journal struct {
 	// answerWithin bounds an append, if not 0, and makes reads ask again (ask). A member may wait for seconds for a leader that is
 	// gone, or not answer at all; the next request goes to another.
 	answerWithin time.Duration
+	// roster is for a cluster alone.
+	roster roster
 	// release frees what the client needs, after the client.
 	release func() error
 
@@ -147,12 +149,16 @@ func (j *Journal) Append(ctx context.Context, term journal.Term, head journal.Se
 		return 0, fmt.Errorf("nothing was appended: %w", j.explain(ctx, err))
 	}
 	b := journal.Batch{First: head + 1, Term: term, Facts: facts, Previous: end.digest}
+	bounded := inner
 	if j.answerWithin > 0 {
 		var cancel context.CancelFunc
-		inner, cancel = context.WithTimeout(inner, j.answerWithin)
+		bounded, cancel = context.WithTimeout(inner, j.answerWithin)
 		defer cancel()
 	}
-	err = j.append(inner, end, b)
+	err = j.append(bounded, end, b)
+	if errors.Is(err, journal.ErrUnknownOutcome) && bounded.Err() != nil && inner.Err() == nil {
+		j.avoid(inner)
+	}
 	if errors.Is(err, journal.ErrUnknownOutcome) && j.life.Err() != nil {
 		err = fmt.Errorf("%w: %w", err, journal.ErrClosed)
 	}

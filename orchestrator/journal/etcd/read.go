@@ -53,6 +53,7 @@ func (j *Journal) ask(ctx context.Context, request func(context.Context) error) 
 		if err == nil || !late || ctx.Err() != nil || within > mostPatience {
 			return err
 		}
+		j.avoid(ctx)
 	}
 }
 
