@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 )
 
@@ -26,6 +27,50 @@ type options struct {
 	traceFile  string
 	// Where the control plane listens for agents, and where they reach it.
 	agentsListen, agentsAddress string
+	// Where the log is, if not in the data directory; serve alone.
+	etcd etcdOptions
+}
+
+// etcdOptions name an etcd cluster, as etcdctl's do.
+type etcdOptions struct {
+	Endpoints                             []string
+	CACertFile, CertFile, KeyFile, Prefix string
+}
+
+func (o *etcdOptions) register(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringSliceVar(&o.Endpoints, "etcd-endpoints", nil, "https://HOST:PORT of each member of an etcd cluster that keeps the log, with commas between (default: an etcd within this process, with no port)")
+	flags.StringVar(&o.CACertFile, "etcd-cacert", "", "PEM file with the authority of the cluster's certificates (default: the system's)")
+	flags.StringVar(&o.CertFile, "etcd-cert", "", "PEM file with the client certificate for the cluster")
+	flags.StringVar(&o.KeyFile, "etcd-key", "", "PEM file with the key of --etcd-cert")
+	flags.StringVar(&o.Prefix, "etcd-prefix", "", "prefix of all keys in the cluster; installations that share it have different ones (default: /nightshift/)")
+}
+
+func (o *etcdOptions) check() error {
+	switch {
+	case len(o.Endpoints) == 0 && o.CACertFile+o.CertFile+o.KeyFile+o.Prefix != "":
+		return errors.New("the --etcd- options are for a cluster: give its members with --etcd-endpoints")
+	case (o.CertFile == "") != (o.KeyFile == ""):
+		return errors.New("--etcd-cert and --etcd-key belong together")
+	}
+	return nil
+}
+
+// adviseOnLog adds what a user can do to an error of opening the log.
+func adviseOnLog(err error) error {
+	var connect *journal.ConnectError
+	if !errors.As(err, &connect) {
+		return err
+	}
+	advice := map[journal.Problem]string{
+		journal.Unreachable: "is the cluster running, and are these its members' client addresses (--etcd-endpoints)?",
+		journal.Untrusted:   "give the authority of the cluster's certificates with --etcd-cacert, and addresses that are in them",
+		journal.Refused:     "give a client certificate that the cluster accepts, for a user who may use these keys, with --etcd-cert and --etcd-key",
+		journal.WantsTLS:    "write https:// in --etcd-endpoints",
+		journal.LacksTLS:    "give the cluster certificates, or, on this machine alone, write http:// in --etcd-endpoints",
+		journal.NoMajority:  "start the other members; etcdctl endpoint status shows which are there",
+	}[connect.Problem]
+	return fmt.Errorf("%w; %s", err, advice)
 }
 
 const dataDirUsage = "directory that holds everything (default: $XDG_STATE_HOME/nightshift, or ~/.local/state/nightshift)"
@@ -83,7 +128,7 @@ func (o *options) resolve() (*resolved, error) {
 	case o.evictEvery < 0:
 		return nil, usage(fmt.Errorf("--evict-every %s: it must not be negative", o.evictEvery))
 	}
-	if err := o.checkAgents(checked.providers); err != nil {
+	if err := errors.Join(o.checkAgents(checked.providers), o.etcd.check()); err != nil {
 		return nil, usage(err)
 	}
 	if checked.dataDir, err = dataDir(o.dataDir); err != nil {

@@ -36,6 +36,7 @@ func newServe() *cobra.Command {
 		},
 	}
 	options.register(command)
+	options.etcd.register(command)
 	command.Flags().StringVar(&listen, "listen", "127.0.0.1:6443", "HOST:PORT of the API; port 0 takes a free one")
 	return command
 }

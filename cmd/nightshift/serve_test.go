@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
@@ -212,12 +214,42 @@ func TestServeRefusesWhatItCannotServe(t *testing.T) {
 		{[]string{"--provider", "aws=aws.yaml", "--agents-listen", "0.0.0.0:7443"}, "give --agents-address"},
 		{[]string{"--provider", "aws=none.yaml", "--agents-listen", "10.0.0.5:7443"}, "none.yaml"},
 		{[]string{"--provider", "aws=aws.yaml", "--agents-address", "10.0.0.5:7443"}, "subnetIds"},
+		{[]string{"--etcd-cacert", "aws.yaml"}, "give its members with --etcd-endpoints"},
+		{[]string{"--etcd-endpoints", "https://10.0.0.5:2379", "--etcd-cert", "aws.yaml"}, "--etcd-cert and --etcd-key belong together"},
 	} {
 		serve := w.nightshift(slices.Concat([]string{"serve", "--data-dir", "state"}, test.args)...)
 		serve.mustEnd(2)
 		if !strings.Contains(serve.stderr.String(), test.says) {
 			t.Errorf("serve %q does not say %q: %s", test.args, test.says, serve.stderr)
 		}
+	}
+}
+
+func TestServeSaysWhyItCannotUseAnEtcdClusterAndWhatToDo(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	// A server that is no etcd, and shows a certificate that nobody trusts.
+	stranger := httptest.NewUnstartedServer(http.NotFoundHandler())
+	stranger.EnableHTTP2 = true
+	stranger.Config.ErrorLog = log.New(t.Output(), "", 0)
+	stranger.StartTLS()
+	defer stranger.Close()
+	serve := w.nightshift("serve", "--data-dir", "state", "--listen", "127.0.0.1:0", "--etcd-endpoints", stranger.URL)
+	serve.mustEnd(3)
+	said := serve.stderr.String()
+	for _, words := range []string{"open the log", stranger.URL, "unknown authority", "--etcd-cacert"} {
+		if !strings.Contains(said, words) {
+			t.Errorf("serve does not say %q: %s", words, said)
+		}
+	}
+	// Nothing was decided by that: the log can still be in the data directory.
+	s := w.serve()
+	s.current.signal(syscall.SIGTERM)
+	s.current.mustEnd(0)
+	elsewhere := w.nightshift("serve", "--data-dir", "state", "--listen", "127.0.0.1:0", "--etcd-endpoints", stranger.URL)
+	elsewhere.mustEnd(3)
+	if said := elsewhere.stderr.String(); !strings.Contains(said, "elsewhere") || !strings.Contains(said, "--data-dir") {
+		t.Errorf("serve with its log in another place says %s", said)
 	}
 }
 

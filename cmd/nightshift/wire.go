@@ -102,11 +102,17 @@ func (c *controlPlane) path(parts ...string) string {
 }
 
 func (c *controlPlane) openJournal(ctx context.Context) (err error) {
-	c.journal, err = etcd.Open(ctx, etcd.Options{Dir: c.path("journal"), Logger: c.logger, Locked: func() { c.beginProviders(ctx) }})
-	if errors.Is(err, etcd.ErrInUse) {
-		err = fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)
+	c.journal, err = etcd.Open(ctx, etcd.Options{
+		Dir: c.path("journal"), Logger: c.logger, Cluster: etcd.Cluster(c.settings.etcd),
+		Locked: func() { c.beginProviders(ctx) },
+	})
+	switch {
+	case errors.Is(err, etcd.ErrInUse):
+		return fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)
+	case errors.Is(err, etcd.ErrElsewhere):
+		return fmt.Errorf("%w; start serve with the --etcd- options that it was started with first, or give another --data-dir", err)
 	}
-	return err
+	return adviseOnLog(err)
 }
 
 func (c *controlPlane) openArchive(context.Context) (err error) {

@@ -1,4 +1,5 @@
-// Package archive keeps what outlives the hot state: the logs of containers, and documents such as the inputs of decisions.
+// Package archive keeps what outlives the hot state: the logs of containers, documents such as the inputs of decisions, and what the
+// journal lets go of.
 //
 // It owns the layout of one blob bucket (a directory, or any bucket of a cloud) and nothing else reads or writes there. Every object is written
 // whole or not at all. A log is a row of immutable objects, each named by the offset of its first byte, so an append that is repeated after
@@ -9,6 +10,7 @@
 //	logs/TENANT/JOB/POD/CONTAINER/RESTART/end                    nothing follows
 //	logs/TENANT/JOB/POD/CONTAINER/RESTART/whole                  all of it, in place of chunks and end
 //	documents/NAME.json
+//	log/FIRST-LAST                                               batches of the journal's log, the facts of these numbers
 //
 // What an append or a put has returned for survives a crash of the process; in a directory (OpenDir) also one of the machine. Objects of other
 // names, such as the temporary files of a write that a crash broke off, are not part of any log.

@@ -199,3 +199,27 @@ func (r *Rejection) Error() string { return r.Message }
 func reject(kind RejectionKind, format string, arguments ...any) error {
 	return &Rejection{Kind: kind, Message: fmt.Sprintf(format, arguments...)}
 }
+
+// Creates tells whether a command makes something that was not there, or may. When the log's store fills up such commands are refused
+// first, so that there is room for those that end things.
+func Creates(command Command) bool {
+	switch c := command.(type) {
+	case CreateJob:
+		return true
+	case PutObject:
+		return c.Create || c.Version == 0
+	}
+	return false
+}
+
+// StoreFullError refuses a command that creates, as the log's store is nearly full. Nothing has changed; it may pass when there is room again.
+type StoreFullError struct {
+	// Used and Quota of the store, in bytes.
+	Used, Quota int64
+}
+
+// Error implements error.
+func (e *StoreFullError) Error() string {
+	return fmt.Sprintf("nothing is created for now: the log takes %d MiB of the %d MiB that it may, and what is left is for ending what there is",
+		e.Used>>20, e.Quota>>20)
+}

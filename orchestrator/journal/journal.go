@@ -6,8 +6,9 @@
 //
 // Sequence numbers count facts from 1, without gaps. The head is the number of the last fact, 0 for an empty journal.
 //
-// A reader sees only whole batches, in order, and only durable ones. What cannot be read back as it was written is an
-// ErrCorrupt that names the place; nothing is skipped.
+// A reader sees only whole batches, in order, and only durable ones. Each batch holds a digest of its own bytes and that of the batch
+// before, and the head holds that of the last: what is missing, altered, swapped or cut off is an ErrCorrupt that names the
+// place; nothing is skipped.
 //
 // The package holds the contract, a twin in memory for tests and simulation, and in journaltest the suite that every
 // implementation passes. All methods are safe for concurrent use.
@@ -17,26 +18,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 )
-
-// Seq is the sequence number of a fact: 1 for the first one.
-type Seq uint64
-
-// Term numbers the writers, rising. 0 is none.
-type Term uint64
-
-// Batch is a group of facts that were appended together. Whoever gets one from Read or Follow may keep it, but does not change
-// the bytes: other readers may hold the same.
-type Batch struct {
-	// First is the sequence number of Facts[0].
-	First Seq
-	// Term in which the batch was written.
-	Term  Term
-	Facts [][]byte
-}
-
-// Last returns the sequence number of the batch's last fact.
-func (b Batch) Last() Seq { return b.First + Seq(len(b.Facts)) - 1 }
 
 // Journal is a handle on the log. See the package comment. After Close every method fails with ErrClosed.
 type Journal interface {
@@ -54,11 +37,28 @@ type Journal interface {
 	Head(ctx context.Context) (Seq, error)
 	// Read calls yield for each batch that holds a fact numbered from or later, in order, up to the head at the time of the
 	// call. The first batch may begin before from; from 0 means 1. An error of yield ends it and is returned as it is. It fails with
-	// ErrCorrupt at the first batch that is missing or damaged, after all batches before that one were yielded.
+	// ErrCorrupt at the first batch that is missing or damaged, after all batches before that one were yielded, and with a
+	// *CompactedError if the fact was compacted away.
 	Read(ctx context.Context, from Seq, yield func(Batch) error) error
 	// Follow is Read that goes on with new batches as they become durable, until the context ends; then it returns the
 	// context's error. A slow yield delays nobody else.
 	Follow(ctx context.Context, from Seq, yield func(Batch) error) error
+	// Snapshot keeps a state as it is after the fact numbered at, with which a batch ends, in place of the snapshot before, which is of
+	// an earlier fact. The chunks are opaque, in order, 1 to MaxChunkBytes each, and are written one by one while appends go on; their
+	// memory may be used again for the next one. When Snapshot returns without an error it is there for readers, whole, and otherwise it is
+	// not there, or not there yet; after ErrUnknownOutcome it may be. An error beside a chunk ends it and is returned as it is. Remains of
+	// a snapshot that was not finished are removed when the next term begins. It fails with ErrFenced, ErrFull and ErrTooLarge as Append does.
+	Snapshot(ctx context.Context, term Term, at Seq, chunks iter.Seq2[[]byte, error]) error
+	// ReadSnapshot calls yield for each chunk of the newest whole snapshot and returns the number of the fact that it was taken after: a
+	// reader goes on from the one that follows. Without a snapshot it returns 0 and yields nothing. An error of yield ends it and is
+	// returned as it is. It fails with ErrReplaced when a newer one has come meanwhile, and with ErrCorrupt when it is damaged.
+	ReadSnapshot(ctx context.Context, yield func(chunk []byte) error) (at Seq, err error)
+	// Compact removes the batches that end with upTo or before, but never the log's last one, after the archiver has kept them. A snapshot must
+	// have been taken after upTo or later. What was removed when it ends with an error is removed, and was kept; to go on, call it again.
+	// It fails with ErrFenced when the term is not the newest.
+	Compact(ctx context.Context, term Term, upTo Seq, archiver Archiver) error
+	// Space tells how much the store holds and may hold.
+	Space(ctx context.Context) (Space, error)
 	// Close gives up the term, if any, ends this handle's Follows, and frees what the handle holds. It is not called from yield.
 	Close() error
 }

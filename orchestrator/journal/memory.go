@@ -3,33 +3,23 @@ package journal
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"sort"
 	"sync"
-)
-
-// Fault is what a test makes of one append to a Memory.
-type Fault int
-
-const (
-	// FaultNone lets the append succeed.
-	FaultNone Fault = iota
-	// FaultWritten writes the batch and answers ErrUnknownOutcome.
-	FaultWritten
-	// FaultLost writes nothing and answers ErrUnknownOutcome.
-	FaultLost
-	// FaultLate answers ErrUnknownOutcome and writes the batch just before the next append is looked at, if its term is still
-	// the newest then: a request that was held up in a network.
-	FaultLate
 )
 
 // Memory is a log in memory: the twin of the real one for tests and simulation. Handles from Open share it, so that writers can
 // compete. It reads no clock and starts no goroutine.
 type Memory struct {
 	mu      sync.Mutex
-	batches []Batch
+	batches []stored
+	// end is the number of the last fact, and digest that of the batch that ends with it.
+	end    Seq
+	digest Digest
+	// start is the number of the last fact that was compacted away, and startDigest that of its batch.
+	start       Seq
+	startDigest Digest
+	snapshot    *snapshot // the newest, or nil
 	// changed is closed and replaced when a batch has been written.
 	changed chan struct{}
 	// terms counts the terms given; the newest is in force while inForce.
@@ -39,12 +29,21 @@ type Memory struct {
 	appends uint64
 	choose  func(n uint64) Fault
 	late    *Batch
-	corrupt map[Seq]bool
+	// stalled, if not nil, is closed when appends may go on; held is closed when one waits for that.
+	stalled, held chan struct{}
+	// size of what is stored, and limit of it in bytes; 0 for none.
+	size, limit int64
+}
+
+// stored is a batch as it is kept: the bytes, under the number of the last fact.
+type stored struct {
+	last  Seq
+	value []byte
 }
 
 // NewMemory returns an empty log.
 func NewMemory() *Memory {
-	return &Memory{changed: make(chan struct{}), corrupt: map[Seq]bool{}}
+	return &Memory{changed: make(chan struct{})}
 }
 
 // Open returns another handle on the log. A handle's Campaign deposes the former writer at once.
@@ -52,49 +51,45 @@ func (m *Memory) Open() *MemoryJournal {
 	return &MemoryJournal{log: m, closed: make(chan struct{})}
 }
 
-// FailAppends has choose pick the fault of each append that would succeed; they are numbered from 1. It is called under the
-// log's lock and must not call the log. nil ends the faults.
-func (m *Memory) FailAppends(choose func(n uint64) Fault) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.choose = choose
-}
-
-// Corrupt damages the batch that holds seq: who reads it gets ErrCorrupt.
-func (m *Memory) Corrupt(seq Seq) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.corrupt[seq] = true
-}
-
-// head returns the number of the last fact. m.mu is held.
-func (m *Memory) head() Seq {
-	if len(m.batches) == 0 {
-		return 0
-	}
-	return m.batches[len(m.batches)-1].Last()
+// find returns where the batch that ends with fact last is or would be. m.mu is held.
+func (m *Memory) find(last Seq) (int, bool) {
+	return slices.BinarySearchFunc(m.batches, last, func(s stored, last Seq) int { return cmp.Compare(s.last, last) })
 }
 
 // write adds the batch and wakes the followers. m.mu is held.
 func (m *Memory) write(b Batch) {
-	m.batches = append(m.batches, b)
+	b.Previous = m.digest
+	value, digest := EncodeBatch(b)
+	m.batches = append(m.batches, stored{b.Last(), value})
+	m.end, m.digest, m.size = b.Last(), digest, m.size+int64(len(value))
 	close(m.changed)
 	m.changed = make(chan struct{})
 }
 
-// admit tells whether an append of this term after head may be written. m.mu is held.
-func (m *Memory) admit(term Term, head Seq) error {
+// reigns tells whether a term is in force. m.mu is held.
+func (m *Memory) reigns(term Term) error {
 	if term == 0 || term != m.terms || !m.inForce {
 		return fmt.Errorf("%w: term %d, the newest is %d", ErrFenced, term, m.terms)
 	}
-	if now := m.head(); now != head {
+	return nil
+}
+
+// admit tells whether an append of this term after head may be written. m.mu is held.
+func (m *Memory) admit(term Term, head Seq) error {
+	if err := m.reigns(term); err != nil {
+		return err
+	}
+	if now := m.end; now != head {
 		return fmt.Errorf("%w: it is %d, not %d", ErrHeadMoved, now, head)
 	}
 	return nil
 }
 
-// append is Append but for what belongs to a handle. It owns the batch.
-func (m *Memory) append(b Batch) error {
+// append is Append but for what belongs to a handle. It does not keep the batch.
+func (m *Memory) append(ctx context.Context, b Batch) error {
+	if err := m.pass(ctx, b); err != nil {
+		return err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if late := m.late; late != nil {
@@ -105,6 +100,9 @@ func (m *Memory) append(b Batch) error {
 	}
 	if err := m.admit(b.Term, b.First-1); err != nil {
 		return err
+	}
+	if m.limit > 0 && m.size+b.size() > m.limit {
+		return fmt.Errorf("%w: %d bytes of %d", ErrFull, m.size, m.limit)
 	}
 	m.appends++
 	fault := FaultNone
@@ -118,7 +116,7 @@ func (m *Memory) append(b Batch) error {
 	case FaultWritten:
 		m.write(b)
 	case FaultLate:
-		m.late = &b
+		m.late = b.clone()
 	case FaultLost:
 	default:
 		panic(fmt.Sprintf("journal: unknown fault %d", fault))
@@ -126,171 +124,30 @@ func (m *Memory) append(b Batch) error {
 	return fmt.Errorf("%w: by the test's choice", ErrUnknownOutcome)
 }
 
-// from returns the batches that hold facts numbered next or later, and a channel that is closed when there are more.
-func (m *Memory) from(next Seq) ([]Batch, <-chan struct{}) {
+// size of the facts in bytes.
+func (b Batch) size() (bytes int64) {
+	for _, fact := range b.Facts {
+		bytes += int64(len(fact))
+	}
+	return bytes
+}
+
+// part is some of the log, as it was at one moment.
+type part struct {
+	batches []stored
+	end     Seq
+	digest  Digest
+	// more is closed when there is more.
+	more <-chan struct{}
+}
+
+// from returns the log from the batch on that holds the fact numbered next.
+func (m *Memory) from(next Seq) (part, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	i := sort.Search(len(m.batches), func(i int) bool { return m.batches[i].Last() >= next })
-	return slices.Clip(m.batches[i:]), m.changed
-}
-
-// check fails when the test has damaged the batch.
-func (m *Memory) check(b Batch) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for seq := range m.corrupt {
-		if b.First <= seq && seq <= b.Last() {
-			return fmt.Errorf("%w: fact %d in the batch of %d to %d", ErrCorrupt, seq, b.First, b.Last())
-		}
+	if next <= m.start {
+		return part{}, &CompactedError{First: m.start + 1}
 	}
-	return nil
-}
-
-// MemoryJournal is a handle on a Memory.
-type MemoryJournal struct {
-	log    *Memory
-	closed chan struct{}
-
-	mu    sync.Mutex
-	term  Term // the term that Close gives up
-	stats Stats
-}
-
-var _ Journal = (*MemoryJournal)(nil)
-
-// alive fails with the context's error or ErrClosed.
-func (j *MemoryJournal) alive(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case <-j.closed:
-		return ErrClosed
-	default:
-		return nil
-	}
-}
-
-// Campaign implements Journal. It never waits.
-func (j *MemoryJournal) Campaign(ctx context.Context) (Term, error) {
-	if err := j.alive(ctx); err != nil {
-		return 0, err
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.log.mu.Lock()
-	defer j.log.mu.Unlock()
-	j.log.terms++
-	j.log.inForce = true
-	j.term = j.log.terms
-	return j.term, nil
-}
-
-// Append implements Journal.
-func (j *MemoryJournal) Append(ctx context.Context, term Term, head Seq, facts [][]byte) (Seq, error) {
-	if err := j.alive(ctx); err != nil {
-		return 0, err
-	}
-	if err := CheckBatch(facts); err != nil {
-		return 0, err
-	}
-	own := make([][]byte, len(facts))
-	for i, fact := range facts {
-		own[i] = append(make([]byte, 0, len(fact)), fact...)
-	}
-	b := Batch{First: head + 1, Term: term, Facts: own}
-	err := j.log.append(b)
-	if errors.Is(err, ErrFenced) {
-		// Close gives up the term: who is refused for that reason is refused because the handle is closed.
-		err = cmp.Or(j.alive(ctx), err)
-	}
-	j.mu.Lock()
-	j.stats.Count(facts, err)
-	j.mu.Unlock()
-	if err != nil {
-		return 0, err
-	}
-	return b.Last(), nil
-}
-
-// Stats returns what this handle has appended so far.
-func (j *MemoryJournal) Stats() Stats {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.stats
-}
-
-// Head implements Journal.
-func (j *MemoryJournal) Head(ctx context.Context) (Seq, error) {
-	if err := j.alive(ctx); err != nil {
-		return 0, err
-	}
-	j.log.mu.Lock()
-	defer j.log.mu.Unlock()
-	return j.log.head(), nil
-}
-
-// Read implements Journal.
-func (j *MemoryJournal) Read(ctx context.Context, from Seq, yield func(Batch) error) error {
-	if err := j.alive(ctx); err != nil {
-		return err
-	}
-	batches, _ := j.log.from(max(from, 1))
-	return j.yieldAll(ctx, batches, yield)
-}
-
-func (j *MemoryJournal) yieldAll(ctx context.Context, batches []Batch, yield func(Batch) error) error {
-	for _, b := range batches {
-		if err := j.alive(ctx); err != nil {
-			return err
-		}
-		if err := j.log.check(b); err != nil {
-			return err
-		}
-		if err := yield(b); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Follow implements Journal.
-func (j *MemoryJournal) Follow(ctx context.Context, from Seq, yield func(Batch) error) error {
-	next := max(from, 1)
-	for {
-		if err := j.alive(ctx); err != nil {
-			return err
-		}
-		batches, changed := j.log.from(next)
-		if err := j.yieldAll(ctx, batches, yield); err != nil {
-			return err
-		}
-		if len(batches) > 0 {
-			next = batches[len(batches)-1].Last() + 1
-			continue
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		case <-j.closed:
-		}
-	}
-}
-
-// Close implements Journal.
-func (j *MemoryJournal) Close() error {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	select {
-	case <-j.closed:
-		return nil
-	default:
-	}
-	close(j.closed)
-	j.log.mu.Lock()
-	defer j.log.mu.Unlock()
-	if j.term == j.log.terms {
-		j.log.inForce = false
-	}
-	return nil
+	i, _ := m.find(next)
+	return part{slices.Clip(m.batches[i:]), m.end, m.digest, m.changed}, nil
 }

@@ -6,6 +6,8 @@
 //
 // When an append fails, the state is worthless: the writer ends with an error and answers every open command with ErrStopped. An append
 // whose outcome is unknown is settled by reading the log. A deposed writer ends with journal.ErrFenced.
+//
+// When the log's store is nearly full, commands that create are refused, and the rest of the room is for facts that end things.
 package writer
 
 import (
@@ -27,6 +29,14 @@ var ErrStopped = errors.New("the control plane is stopping")
 
 // maxGroup bounds how many commands share a batch, so that a caller waits for no more than these.
 const maxGroup = 256
+
+// settleFor bounds how long the writer tries to find out whether a batch was written, lookFor each look, and lookAgain is the time between
+// two. A store of several machines needs some seconds to elect a leader anew, and one of them may not answer at all.
+const (
+	settleFor = 30 * time.Second
+	lookFor   = 5 * time.Second
+	lookAgain = 50 * time.Millisecond
+)
 
 // minTick keeps a timer that nothing follows from turning into a busy loop.
 const minTick = 10 * time.Millisecond
@@ -60,6 +70,7 @@ type Writer struct {
 	config   Config
 	state    *engine.State
 	term     journal.Term
+	gauge    *gauge
 	requests chan request
 	stopped  chan struct{}
 }
@@ -81,7 +92,7 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 		return nil, fmt.Errorf("become the writer of the log: %w", err)
 	}
 	w := &Writer{
-		config: config, state: engine.NewState(), term: term,
+		config: config, state: engine.NewState(), term: term, gauge: &gauge{journal: config.Journal, logger: config.Logger},
 		requests: make(chan request, maxGroup), stopped: make(chan struct{}),
 	}
 	if err := w.replay(ctx); err != nil {
@@ -94,6 +105,7 @@ func Open(ctx context.Context, config Config) (*Writer, error) {
 	if err := w.commit(ctx, facts); err != nil {
 		return nil, fmt.Errorf("begin term %d: %w", term, err)
 	}
+	w.gauge.ask(ctx)
 	return w, nil
 }
 
@@ -126,7 +138,7 @@ func Read(ctx context.Context, log journal.Journal, observe func(first uint64, f
 func (w *Writer) Seed() []byte { return w.state.Seed }
 
 // Submit has a command decided and returns when its facts are durable: the sequence number of the log's head then. An *engine.Rejection
-// means that nothing has changed.
+// means that nothing has changed, as does an *engine.StoreFullError for a command that creates.
 func (w *Writer) Submit(ctx context.Context, command engine.Command) (uint64, error) {
 	asked, err := w.ask(ctx, command)
 	if err != nil {
@@ -186,6 +198,7 @@ func (w *Writer) await(ctx context.Context, asked request) reply {
 // Run decides until the context ends, which is no error, or the log cannot be written.
 func (w *Writer) Run(ctx context.Context) error {
 	defer close(w.stopped)
+	defer w.watchSpace()()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -207,6 +220,17 @@ func (w *Writer) Run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// watchSpace keeps the gauge up to date until what it returns is called.
+func (w *Writer) watchSpace() (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.gauge.run(ctx)
+	}()
+	return func() { cancel(); <-ended }
 }
 
 func (w *Writer) arm(timer *time.Timer, wake time.Time) {
@@ -235,6 +259,10 @@ func (w *Writer) decide(ctx context.Context, group []request) error {
 	replies := make([]reply, len(group))
 	var facts []*event.Fact
 	for i, asked := range group {
+		if err := w.gauge.admit(asked.command); err != nil {
+			replies[i] = reply{seq: w.state.Seq, err: err}
+			continue
+		}
 		decided, err := engine.Step(w.state, asked.command, w.config.Now())
 		facts = append(facts, decided...)
 		replies[i] = reply{seq: w.state.Seq, err: err}
@@ -263,6 +291,7 @@ func (w *Writer) commit(ctx context.Context, facts []*event.Fact) error {
 		if err := w.append(ctx, head, batch); err != nil {
 			return fmt.Errorf("write the log after fact %d: %w", head, err)
 		}
+		w.gauge.add(batch)
 		w.publish(uint64(head)+1, facts[:len(batch)])
 		head += journal.Seq(len(batch))
 		facts = facts[len(batch):]
@@ -288,32 +317,57 @@ func (w *Writer) pack(facts []*event.Fact) ([][]byte, error) {
 }
 
 // append writes one batch and settles an unknown outcome by looking. A batch that was held up on its way can land after the look: then the
-// second try finds the head moved, and what moved it is this very batch.
+// second try finds the head moved, and what moved it is this very batch. What cannot be settled in time ends the writer.
 func (w *Writer) append(ctx context.Context, head journal.Seq, batch [][]byte) error {
-	inDoubt := false
+	_, err := w.config.Journal.Append(ctx, w.term, head, batch)
+	if !errors.Is(err, journal.ErrUnknownOutcome) {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, settleFor, fmt.Errorf("it took more than %v", settleFor))
+	defer cancel()
 	for {
-		_, err := w.config.Journal.Append(ctx, w.term, head, batch)
-		unknown := errors.Is(err, journal.ErrUnknownOutcome)
-		if !unknown && !(inDoubt && errors.Is(err, journal.ErrHeadMoved)) {
-			return err
-		}
 		w.config.Logger.Warn("the log did not say whether it took a batch; looking", "after", head, "error", err)
-		written, err := w.wrote(ctx, head, batch)
-		if err != nil || written {
+		written, looked := w.wrote(ctx, head, batch)
+		if looked != nil || written {
+			return looked
+		}
+		_, err = w.config.Journal.Append(ctx, w.term, head, batch)
+		if !errors.Is(err, journal.ErrUnknownOutcome) && !errors.Is(err, journal.ErrHeadMoved) {
 			return err
 		}
-		inDoubt = true
 	}
 }
 
 // wrote tells whether the log goes on after head with this batch. It fails with journal.ErrFenced when it goes on with another one.
+// A store that does not answer, as one of several machines whose leader has just died, is asked until the context ends.
 func (w *Writer) wrote(ctx context.Context, head journal.Seq, batch [][]byte) (bool, error) {
-	now, err := w.config.Journal.Head(ctx)
-	if err != nil {
-		return false, fmt.Errorf("find out whether a batch was written: %w", err)
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
+	for {
+		once, cancel := context.WithTimeout(ctx, lookFor)
+		found, err := w.look(once, head, batch)
+		cancel()
+		if err == nil || errors.Is(err, journal.ErrFenced) {
+			return found, err
+		}
+		err = fmt.Errorf("find out whether a batch was written: %w", err)
+		if errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrClosed) {
+			return false, err
+		}
+		w.config.Logger.Warn("the log does not answer; looking again", "after", head, "error", err)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return false, fmt.Errorf("%w (%w)", err, context.Cause(ctx))
+		}
 	}
-	if now == head {
-		return false, nil
+}
+
+// look is one look at the log's head, and at what comes after the one that is given.
+func (w *Writer) look(ctx context.Context, head journal.Seq, batch [][]byte) (bool, error) {
+	now, err := w.config.Journal.Head(ctx)
+	if err != nil || now == head {
+		return false, err
 	}
 	ours, seen := false, errors.New("seen")
 	err = w.config.Journal.Read(ctx, head+1, func(found journal.Batch) error {
@@ -322,7 +376,7 @@ func (w *Writer) wrote(ctx context.Context, head journal.Seq, batch [][]byte) (b
 	})
 	switch {
 	case err != nil && !errors.Is(err, seen):
-		return false, fmt.Errorf("find out whether a batch was written: %w", err)
+		return false, err
 	case !ours:
 		return false, journal.ErrFenced
 	}

@@ -23,6 +23,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, appendForever(dir))
 		os.Exit(1)
 	}
+	if config := os.Getenv(memberConfig); config != "" {
+		fmt.Fprintln(os.Stderr, serveMember(config))
+		os.Exit(1)
+	}
 	os.Exit(m.Run())
 }
 

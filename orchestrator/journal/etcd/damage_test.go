@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+	"github.com/nightshift-batch/nightshift/orchestrator/journal/journaltest"
 )
 
 // damage is one way in which the stored log can be wrong.
@@ -26,36 +27,36 @@ type damage struct {
 	atOpen bool
 }
 
+func encoded(b journal.Batch) string {
+	value, _ := journal.EncodeBatch(b)
+	return string(value)
+}
+
 func damages(t *testing.T, j *Journal) []damage {
 	t.Helper()
-	third, err := j.client.Get(t.Context(), batchKey(6))
+	third, err := j.client.Get(t.Context(), testKeys.batch(6))
 	if err != nil {
 		t.Fatal(err)
 	}
 	value := third.Kvs[0].Value
-	flipped := bytes.Clone(value)
-	flipped[len(flipped)/2] ^= 0x10
 	put := func(key, value string) clientv3.Op { return clientv3.OpPut(key, value) }
 	return []damage{
-		{"a flipped bit", []clientv3.Op{put(batchKey(6), string(flipped))}, 4, []string{"fact 6", batchKey(6), "checksum"}, false},
-		{"a cut value", []clientv3.Op{put(batchKey(6), string(value[:9]))}, 4, []string{"fact 6", batchKey(6)}, false},
-		{"an empty value", []clientv3.Op{put(batchKey(6), "")}, 4, []string{"fact 6", batchKey(6)}, false},
-		{"a value of another key", []clientv3.Op{put(batchKey(8), string(value))}, 6, []string{"fact 8", batchKey(8)}, false},
-		{"a missing batch", []clientv3.Op{clientv3.OpDelete(batchKey(6))}, 4, []string{"fact 5", batchKey(8)}, false},
-		{"a batch within another", []clientv3.Op{put(batchKey(5), encodeBatch(journal.Batch{First: 5, Term: 1, Facts: [][]byte{nil}}))}, 5,
-			[]string{"fact 6", batchKey(6)}, false},
-		{"a strange key", []clientv3.Op{put(batchPrefix+"00000000000000000005x", "")}, 4, []string{batchPrefix + "00000000000000000005x"}, false},
-		{"a missing last batch", []clientv3.Op{clientv3.OpDelete(batchKey(20))}, 18, []string{"20", batchKey(20)}, true},
-		{"a damaged last batch", []clientv3.Op{put(batchKey(20), "x")}, 18, []string{"fact 20", batchKey(20)}, true},
-		{"a damaged head", []clientv3.Op{put(headKey, strings.Replace(encodeHead(20), "20 ", "21 ", 1))}, 0, []string{headKey}, true},
-		{"a head too low", []clientv3.Op{put(headKey, encodeHead(16))}, 16, []string{"16", batchKey(18)}, true},
-		{"a missing head", []clientv3.Op{clientv3.OpDelete(headKey)}, 0, []string{batchKey(2)}, true},
+		{"a value of another key", []clientv3.Op{put(testKeys.batch(8), string(value))}, 6, []string{"fact 8", testKeys.batch(8)}, false},
+		{"a missing batch", []clientv3.Op{clientv3.OpDelete(testKeys.batch(6))}, 4, []string{"fact 5", testKeys.batch(8)}, false},
+		{"a strange key", []clientv3.Op{put(testKeys.batches+"00000000000000000005x", "")}, 4, []string{testKeys.batches + "00000000000000000005x"}, false},
+		{"a missing last batch", []clientv3.Op{clientv3.OpDelete(testKeys.batch(20))}, 18, []string{"20", testKeys.batch(20)}, true},
+		{"a damaged last batch", []clientv3.Op{put(testKeys.batch(20), "x")}, 18, []string{"fact 20", testKeys.batch(20)}, true},
+		{"a last batch written anew", []clientv3.Op{put(testKeys.batch(20), encoded(journal.Batch{First: 19, Term: 1, Facts: [][]byte{nil, nil}}))}, 18,
+			[]string{"facts 19 to 20", testKeys.batch(20)}, true},
+		{"a damaged head", []clientv3.Op{put(testKeys.head, strings.Replace(newTail(20, journal.Digest{}).stored, "20 ", "21 ", 1))}, 0, []string{testKeys.head}, true},
+		{"a head too low", []clientv3.Op{put(testKeys.head, oldTail(16).stored)}, 16, []string{"16", testKeys.batch(18)}, true},
+		{"a missing head", []clientv3.Op{clientv3.OpDelete(testKeys.head)}, 0, []string{testKeys.batch(2)}, true},
 	}
 }
 
 func TestDamageIsCorruptAndNamesTheFactAndTheKey(t *testing.T) {
 	shared := &sharedServer{dir: t.TempDir()}
-	j := shared.open(t).(*Journal)
+	j := shared.Open(t).(*Journal)
 	defer func() {
 		if err := j.Close(); err != nil {
 			t.Error(err)
@@ -66,7 +67,7 @@ func TestDamageIsCorruptAndNamesTheFactAndTheKey(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAppend(t, j, term, 10)
-	whole, err := j.client.Get(t.Context(), keyPrefix, clientv3.WithPrefix())
+	whole, err := j.client.Get(t.Context(), DefaultPrefix, clientv3.WithPrefix())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +99,46 @@ func TestDamageIsCorruptAndNamesTheFactAndTheKey(t *testing.T) {
 	}
 }
 
+// A log that an older version wrote names no batch before another, neither in a batch nor in the head.
+func TestALogOfTheFirstFormatIsReadAndGoesOn(t *testing.T) {
+	shared := &sharedServer{dir: t.TempDir()}
+	j := shared.Open(t).(*Journal)
+	old := []journal.Batch{{First: 1, Term: 1, Facts: manyFacts(1, 3, 20)}, {First: 4, Term: 2, Facts: manyFacts(4, 1, 20)}}
+	for _, b := range old {
+		shared.Overwrite(t, b.Last(), journaltest.FormatOne(b))
+	}
+	if _, err := j.client.Put(t.Context(), testKeys.head, oldTail(4).stored); err != nil {
+		t.Fatal(err)
+	}
+	head := journal.Seq(4)
+	for range 2 {
+		again := shared.Open(t).(*Journal)
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j = again
+		term, err := j.Campaign(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustAppend(t, j, term, 2)
+		head += 4
+		var last journal.Seq
+		if err := j.Read(t.Context(), 1, count(&last)); err != nil || last != head {
+			t.Fatalf("reading up to fact %d ended after %d: %v", head, last, err)
+		}
+	}
+	// The last old batch is chained to the first new one.
+	shared.Overwrite(t, 4, journaltest.FormatOne(journal.Batch{First: 4, Term: 2, Facts: manyFacts(5, 1, 20)}))
+	var last journal.Seq
+	if err := j.Read(t.Context(), 1, count(&last)); !errors.Is(err, journal.ErrCorrupt) || last != 4 || !strings.Contains(err.Error(), "facts 5 to 6") {
+		t.Errorf("with another last old batch, reading ended after fact %d: %v", last, err)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func wantCorrupt(t *testing.T, d damage, what string, err error) {
 	t.Helper()
 	if !errors.Is(err, journal.ErrCorrupt) {
@@ -113,7 +154,7 @@ func wantCorrupt(t *testing.T, d damage, what string, err error) {
 // restore puts the log back as it was.
 func restore(t *testing.T, j *Journal, whole *clientv3.GetResponse) {
 	t.Helper()
-	if _, err := j.client.Delete(t.Context(), keyPrefix, clientv3.WithPrefix()); err != nil {
+	if _, err := j.client.Delete(t.Context(), DefaultPrefix, clientv3.WithPrefix()); err != nil {
 		t.Fatal(err)
 	}
 	for _, kv := range whole.Kvs {
@@ -126,7 +167,7 @@ func restore(t *testing.T, j *Journal, whole *clientv3.GetResponse) {
 func TestAnAppendOverAStrayBatchIsCorruptAndWritesNothing(t *testing.T) {
 	j, term := openWriter(t, Options{Dir: t.TempDir()})
 	head := mustAppend(t, j, term, 2)
-	stray := batchKey(head + 2)
+	stray := testKeys.batch(head + 2)
 	if _, err := j.client.Put(t.Context(), stray, "stray"); err != nil {
 		t.Fatal(err)
 	}
@@ -154,7 +195,7 @@ func TestADamagedLogOfEtcdsOwnIsCorruptAndNamesTheDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	at := bytes.Index(whole, []byte(batchKey(6)))
+	at := bytes.Index(whole, []byte(testKeys.batch(6)))
 	if at < 0 {
 		t.Fatal("etcd's log does not hold the third batch")
 	}

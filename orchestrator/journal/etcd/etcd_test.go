@@ -11,8 +11,6 @@ import (
 	"strings"
 	"testing"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 )
 
@@ -71,7 +69,7 @@ func count(n *journal.Seq) func(journal.Batch) error {
 
 func revision(t *testing.T, j *Journal) int64 {
 	t.Helper()
-	response, err := j.client.Get(t.Context(), headKey)
+	response, err := j.client.Get(t.Context(), j.keys.head)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,96 +207,5 @@ func TestEtcdsWarningsReachTheLogger(t *testing.T) {
 	}
 	if strings.Contains(got, "chatter") {
 		t.Errorf("the log has etcd's chatter:\n%s", got)
-	}
-}
-
-// faultyKV loses the answer of transactions, or the transactions themselves.
-type faultyKV struct {
-	clientv3.KV
-	lose func(commit func() (*clientv3.TxnResponse, error)) (*clientv3.TxnResponse, error)
-}
-
-type faultyTxn struct {
-	clientv3.Txn
-	kv *faultyKV
-}
-
-func (kv *faultyKV) Txn(ctx context.Context) clientv3.Txn {
-	return &faultyTxn{kv.KV.Txn(ctx), kv}
-}
-
-func (txn *faultyTxn) If(cs ...clientv3.Cmp) clientv3.Txn {
-	txn.Txn = txn.Txn.If(cs...)
-	return txn
-}
-
-func (txn *faultyTxn) Then(ops ...clientv3.Op) clientv3.Txn {
-	txn.Txn = txn.Txn.Then(ops...)
-	return txn
-}
-
-func (txn *faultyTxn) Else(ops ...clientv3.Op) clientv3.Txn {
-	txn.Txn = txn.Txn.Else(ops...)
-	return txn
-}
-
-func (txn *faultyTxn) Commit() (*clientv3.TxnResponse, error) { return txn.kv.lose(txn.Txn.Commit) }
-
-func TestALostAnswerIsAnUnknownOutcomeThatTheHeadSettles(t *testing.T) {
-	for name, written := range map[string]bool{"written": true, "not written": false} {
-		t.Run(name, func(t *testing.T) {
-			j, term := openWriter(t, Options{Dir: t.TempDir()})
-			head := mustAppend(t, j, term, 1)
-			good := j.client.KV
-			j.client.KV = &faultyKV{good, func(commit func() (*clientv3.TxnResponse, error)) (*clientv3.TxnResponse, error) {
-				if written {
-					if response, err := commit(); err != nil || !response.Succeeded {
-						t.Errorf("the append behind the fault: %v", err)
-					}
-				}
-				return nil, context.DeadlineExceeded
-			}}
-			_, err := j.Append(t.Context(), term, head, manyFacts(head+1, 2, 20))
-			if !errors.Is(err, journal.ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
-				t.Fatalf("the append whose answer was lost: %v", err)
-			}
-			if stats := j.Stats(); stats.Unknown != 1 || stats.Appends != 1 {
-				t.Errorf("stats %+v", stats)
-			}
-			j.client.KV = good
-			now, err := j.Head(t.Context())
-			if err != nil || (now == head+2) != written {
-				t.Errorf("the head went from %d to %d (%v), written: %t", head, now, err, written)
-			}
-			if _, err := j.Append(t.Context(), term, now, manyFacts(now+1, 1, 20)); err != nil {
-				t.Errorf("the writer that has looked at the head cannot go on: %v", err)
-			}
-		})
-	}
-}
-
-func TestAFullStoreRefusesForCertainAndGoesOnWhenItMayGrow(t *testing.T) {
-	dir := t.TempDir()
-	j, term := openWriter(t, Options{Dir: dir, MaxBytes: 4 << 20})
-	var head journal.Seq
-	var err error
-	for err == nil {
-		var next journal.Seq
-		if next, err = j.Append(t.Context(), term, head, manyFacts(head+1, 1, 256<<10)); err == nil {
-			head = next
-		}
-	}
-	if !errors.Is(err, journal.ErrFull) || errors.Is(err, journal.ErrUnknownOutcome) {
-		t.Fatalf("the append to a full store: %v", err)
-	}
-	if now, err := j.Head(t.Context()); err != nil || now != head || head == 0 {
-		t.Fatalf("the head is %d (%v), acknowledged were %d", now, err, head)
-	}
-	if err := j.Close(); err != nil {
-		t.Fatal(err)
-	}
-	j, term = openWriter(t, Options{Dir: dir})
-	if now := mustAppend(t, j, term, 1); now != head+2 {
-		t.Errorf("with more room the head is %d, want %d", now, head+2)
 	}
 }

@@ -1,10 +1,14 @@
-// Package etcd keeps the journal in etcd, embedded in this process by default.
+// Package etcd keeps the journal in etcd: embedded in this process, or a cluster on other machines.
 //
 // What is stored, under one prefix:
 //
-//	writer       who holds the newest term; the term is the revision at which the key was written
-//	head         the number of the last fact
-//	batch/NNN    the facts that were appended together, packed, with their term and a CRC32C; NNN is the last one's number
+//	writer       who holds the newest term; the term is the revision at which the key was written. The election key
+//	head         the number of the last fact, and the digest of the last batch
+//	batch/NNN    the facts that were appended together, packed, with their term, their digest and that of the batch before; NNN is
+//	             the last one's number
+//	chunk/N-T/M  chunks of the snapshot after fact N that was begun in term T
+//	snapshot     which of them is the newest whole one
+//	start        the last fact that was compacted away, and the digest of its batch; start-known says that this is so
 //
 // An append is one transaction: if writer has still the revision that is the caller's term, and head the value that the caller
 // believes, and the batch's key is free, then batch and head are put. etcd answers when its log is on disk. What the transaction
@@ -12,8 +16,8 @@
 //
 // Two layers. Journal, in this file and those for reading and taking over, is written against an etcd client and knows no
 // server. Open starts a server in this process, with no listener at all, and hands the Journal a client that calls it
-// directly. For an external cluster, only taking over differs: it has to wait for the former writer's lease, where the embedded
-// journal knows by the lock on its directory that no other process can be writing.
+// directly. With a cluster on other machines only taking over differs: the writer key has a lease, and who campaigns waits until
+// it is gone; the embedded journal knows by the lock on its directory that no other process can be writing.
 //
 // How it fails: damage is ErrCorrupt with the key; a full store is ErrFull; anything that leaves an append in doubt is
 // ErrUnknownOutcome. When etcd's own log is damaged, or the disk refuses a write to it, etcd logs why and ends the process, since
@@ -21,12 +25,15 @@
 package etcd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -39,19 +46,36 @@ const closeTimeout = 2 * time.Second
 // Journal is a handle on a log in etcd.
 type Journal struct {
 	client *clientv3.Client
+	keys   keys
 	// owner is written to the writer key for people who look there.
 	owner string
+	// leaseSeconds is how long a term lasts when its writer is gone; 0 for a log that no other process can write.
+	leaseSeconds int64
+	log          *slog.Logger
+	// defragmentAt has a member write its file anew.
+	defragmentAt func(ctx context.Context, endpoint string) error
+	// answerWithin bounds an append, if not 0, and makes reads ask again (ask). A member may wait for seconds for a leader that is
+	// gone, or not answer at all; the next request goes to another.
+	answerWithin time.Duration
+	// roster is for a cluster alone.
+	roster roster
 	// release frees what the client needs, after the client.
 	release func() error
 
 	// life ends with Close, and all requests with it; calls counts those under way.
 	life  context.Context
-	end   context.CancelFunc
+	stop  context.CancelFunc
 	calls sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
-	term   journal.Term // the term that Close gives up, 0 for none
+	reign  reign // what Close gives up
+	end    tail  // the newest that this handle has seen
+
+	// upkeep is held by the one Snapshot or Compact at work; freed belongs to it: bytes that were removed since the store's file was
+	// written anew.
+	upkeep sync.Mutex
+	freed  int64
 	stats  journal.Stats
 }
 
@@ -59,11 +83,11 @@ var _ journal.Journal = (*Journal)(nil)
 
 // newJournal makes a handle on the log that the client reaches, and checks that the log's end is whole. The handle owns the client;
 // its Close calls release last. When newJournal fails the caller still owns both.
-func newJournal(ctx context.Context, client *clientv3.Client, owner string, release func() error) (*Journal, error) {
-	life, end := context.WithCancel(context.Background())
-	j := &Journal{client: client, owner: owner, release: release, life: life, end: end}
+func newJournal(ctx context.Context, client *clientv3.Client, keys keys, log *slog.Logger, release func() error) (*Journal, error) {
+	life, stop := context.WithCancel(context.Background())
+	j := &Journal{client: client, keys: keys, owner: owner(), log: log, release: release, life: life, stop: stop, end: emptyTail()}
 	if err := j.checkEnd(ctx); err != nil {
-		end()
+		stop()
 		return nil, err
 	}
 	return j, nil
@@ -120,8 +144,21 @@ func (j *Journal) Append(ctx context.Context, term journal.Term, head journal.Se
 	if term == 0 {
 		return 0, fmt.Errorf("%w: 0 is no term", journal.ErrFenced)
 	}
-	b := journal.Batch{First: head + 1, Term: term, Facts: facts}
-	err = j.append(inner, b)
+	end, err := j.tailAt(inner, head)
+	if err != nil {
+		return 0, fmt.Errorf("nothing was appended: %w", j.explain(ctx, err))
+	}
+	b := journal.Batch{First: head + 1, Term: term, Facts: facts, Previous: end.digest}
+	bounded := inner
+	if j.answerWithin > 0 {
+		var cancel context.CancelFunc
+		bounded, cancel = context.WithTimeout(inner, j.answerWithin)
+		defer cancel()
+	}
+	err = j.append(bounded, end, b)
+	if errors.Is(err, journal.ErrUnknownOutcome) && bounded.Err() != nil && inner.Err() == nil {
+		j.avoid(inner)
+	}
 	if errors.Is(err, journal.ErrUnknownOutcome) && j.life.Err() != nil {
 		err = fmt.Errorf("%w: %w", err, journal.ErrClosed)
 	}
@@ -134,76 +171,153 @@ func (j *Journal) Append(ctx context.Context, term journal.Term, head journal.Se
 	return b.Last(), nil
 }
 
-func (j *Journal) append(ctx context.Context, b journal.Batch) error {
-	key := batchKey(b.Last())
+// append puts a batch after the log's end.
+func (j *Journal) append(ctx context.Context, end tail, b journal.Batch) error {
+	value, digest := journal.EncodeBatch(b)
+	key, next := j.keys.batch(b.Last()), newTail(b.Last(), digest)
 	response, err := j.client.Txn(ctx).If(
-		// A missing key has revision 0, which is no term.
-		clientv3.Compare(clientv3.ModRevision(writerKey), "=", int64(b.Term)),
-		headIs(b.First-1),
+		j.reigns(b.Term),
+		j.endIs(end),
 		clientv3.Compare(clientv3.CreateRevision(key), "=", 0),
 	).Then(
-		clientv3.OpPut(key, encodeBatch(b)),
-		clientv3.OpPut(headKey, encodeHead(b.Last())),
+		clientv3.OpPut(key, string(value)),
+		clientv3.OpPut(j.keys.head, next.stored),
 	).Else(
-		clientv3.OpGet(writerKey),
-		clientv3.OpGet(headKey),
+		clientv3.OpGet(j.keys.writer),
+		clientv3.OpGet(j.keys.head),
 	).Commit()
 	switch {
-	case err == nil && response.Succeeded:
-		return nil
-	case err == nil:
-		return refusal(b, key, response)
+	case err == nil && !response.Succeeded:
+		return j.refusal(b, end, response)
 	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		return fmt.Errorf("%w: etcd: %w", journal.ErrTooLarge, err)
 	case errors.Is(err, rpctypes.ErrTooManyRequests):
 		// etcd refuses these before it proposes them.
 		return fmt.Errorf("journal: etcd is overloaded, nothing was written: %w", err)
 	case errors.Is(err, rpctypes.ErrNoSpace):
-		return j.full(ctx, b, err)
+		err = j.full(ctx, key, value, err)
+	case err != nil:
+		err = fmt.Errorf("%w: etcd: %w", journal.ErrUnknownOutcome, err)
 	}
-	return fmt.Errorf("%w: etcd: %w", journal.ErrUnknownOutcome, err)
+	if err == nil {
+		j.remember(next)
+	}
+	return err
 }
 
-// headIs compares the stored head. An empty log has none.
-func headIs(head journal.Seq) clientv3.Cmp {
-	if head == 0 {
-		return clientv3.Compare(clientv3.CreateRevision(headKey), "=", 0)
+// tailAt returns the log's end if it is at that fact, and else one that it does not have, so that the append is refused by the
+// transaction, which tells the reasons in their order. As a rule the end is that of this handle's last append, and etcd is not asked.
+func (j *Journal) tailAt(ctx context.Context, head journal.Seq) (tail, error) {
+	j.mu.Lock()
+	end := j.end
+	j.mu.Unlock()
+	if end.seq == head && end.linked {
+		return end, nil
 	}
-	return clientv3.Compare(clientv3.Value(headKey), "=", encodeHead(head))
+	end, err := j.tail(ctx)
+	switch {
+	case err != nil:
+		return tail{}, err
+	case end.seq != head:
+		return oldTail(head), nil
+	case end.linked:
+		return end, nil
+	}
+	response, err := j.client.Get(ctx, j.keys.batch(head))
+	if err != nil {
+		return tail{}, err
+	}
+	if len(response.Kvs) == 0 {
+		return tail{}, fmt.Errorf("%w: the head is %d, but the batch that ends with it, key %s, is missing", journal.ErrCorrupt, head, j.keys.batch(head))
+	}
+	last, err := j.keys.decodeBatch(j.keys.batch(head), response.Kvs[0].Value)
+	end.digest, end.linked = last.Digest, true
+	return end, err
 }
 
-// refusal tells why the transaction did not put the batch. A stale term comes before a wrong head: who is fenced must not try again.
-func refusal(b journal.Batch, key string, response *clientv3.TxnResponse) error {
-	writers, heads := response.Responses[0].GetResponseRange().Kvs, response.Responses[1].GetResponseRange().Kvs
-	if len(writers) == 0 {
-		return fmt.Errorf("%w: term %d was given up", journal.ErrFenced, b.Term)
+// tail reads the log's end. The read is linearizable.
+func (j *Journal) tail(ctx context.Context) (tail, error) {
+	response, err := j.client.Get(ctx, j.keys.head)
+	if err != nil {
+		return tail{}, err
 	}
-	if w := writers[0]; journal.Term(w.ModRevision) != b.Term {
-		return fmt.Errorf("%w: term %d, the newest is %d of %s", journal.ErrFenced, b.Term, w.ModRevision, w.Value)
+	if len(response.Kvs) == 0 {
+		return emptyTail(), nil
 	}
-	head := journal.Seq(0)
+	end, err := decodeTail(j.keys.head, response.Kvs[0].Value)
+	if err == nil {
+		j.remember(end)
+	}
+	return end, err
+}
+
+// remember keeps an end of the log for the next append.
+func (j *Journal) remember(end tail) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.end = end
+}
+
+// endIs compares the stored head. An empty log has none.
+func (j *Journal) endIs(end tail) clientv3.Cmp {
+	if end.seq == 0 {
+		return clientv3.Compare(clientv3.CreateRevision(j.keys.head), "=", 0)
+	}
+	return clientv3.Compare(clientv3.Value(j.keys.head), "=", end.stored)
+}
+
+// refusal tells why the transaction did not put the batch after what was believed to be the end. A stale term comes before a wrong
+// head: who is fenced must not try again.
+func (j *Journal) refusal(b journal.Batch, believed tail, response *clientv3.TxnResponse) error {
+	if err := fenced(b.Term, response.Responses[0]); err != nil {
+		return err
+	}
+	heads := response.Responses[1].GetResponseRange().Kvs
+	end := emptyTail()
 	if len(heads) > 0 {
 		var err error
-		if head, err = decodeHead(heads[0].Value); err != nil {
+		if end, err = decodeTail(j.keys.head, heads[0].Value); err != nil {
 			return err
 		}
 	}
-	if head != b.First-1 {
-		return fmt.Errorf("%w: it is %d, not %d", journal.ErrHeadMoved, head, b.First-1)
+	switch {
+	case end.seq != b.First-1:
+		return fmt.Errorf("%w: it is %d, not %d", journal.ErrHeadMoved, end.seq, b.First-1)
+	case end.stored != believed.stored:
+		return fmt.Errorf("%w: the head, key %s, is %d as before, but was %q and is %q: the log was replaced",
+			journal.ErrCorrupt, j.keys.head, end.seq, believed.stored, end.stored)
 	}
-	return fmt.Errorf("%w: the head is %d, but there is a batch that ends with fact %d, key %s", journal.ErrCorrupt, head, b.Last(), key)
+	return fmt.Errorf("%w: the head is %d, but there is a batch that ends with fact %d, key %s",
+		journal.ErrCorrupt, end.seq, b.Last(), j.keys.batch(b.Last()))
+}
+
+// reigns compares the writer key with a term. A missing key has revision 0, which is no term.
+func (j *Journal) reigns(term journal.Term) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(j.keys.writer), "=", int64(term))
+}
+
+// fenced reads the writer key: ErrFenced if the term is not the newest.
+func fenced(term journal.Term, response *etcdserverpb.ResponseOp) error {
+	writers := response.GetResponseRange().Kvs
+	if len(writers) == 0 {
+		return fmt.Errorf("%w: term %d was given up, or its writer was not heard of", journal.ErrFenced, term)
+	}
+	if w := writers[0]; journal.Term(w.ModRevision) != term {
+		return fmt.Errorf("%w: term %d, the newest is %d of %s", journal.ErrFenced, term, w.ModRevision, w.Value)
+	}
+	return nil
 }
 
 // full settles an append that etcd refused for want of space. etcd reports that before it proposes the transaction, but also, the
 // first time that the limit is crossed, after it has applied it (quotaApplierV3 in etcd's server). Either way the answer is
 // final, so looking is enough.
-func (j *Journal) full(ctx context.Context, b journal.Batch, cause error) error {
-	response, err := j.client.Get(ctx, batchKey(b.Last()))
+func (j *Journal) full(ctx context.Context, key string, value []byte, cause error) error {
+	response, err := j.client.Get(ctx, key)
 	if err != nil {
 		return fmt.Errorf("%w: etcd: %w, and then: %w", journal.ErrUnknownOutcome, cause, err)
 	}
 	for _, kv := range response.Kvs {
-		if string(kv.Value) == encodeBatch(b) {
+		if bytes.Equal(kv.Value, value) {
 			return nil
 		}
 	}
@@ -227,12 +341,17 @@ func (j *Journal) Close() error {
 	j.closed = true
 	j.mu.Unlock()
 
-	j.end()
+	j.stop()
 	j.calls.Wait()
 	j.mu.Lock()
-	term := j.term // a campaign that was under way has set it by now
+	last := j.reign // a campaign that was under way has set it by now
 	j.mu.Unlock()
-	err := j.resign(term)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	err := j.resign(ctx, last)
+	if err != nil {
+		err = fmt.Errorf("journal: %w", err)
+	}
 	// Of an in-process client, Close always answers that its context has ended.
 	if cerr := j.client.Close(); cerr != nil && !errors.Is(cerr, context.Canceled) {
 		err = errors.Join(err, fmt.Errorf("journal: closing the etcd client: %w", cerr))

@@ -6,17 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/client/pkg/v3/fileutil"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.etcd.io/etcd/server/v3/storage/wal/walpb"
+	"go.uber.org/zap"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 )
@@ -28,10 +27,19 @@ type Options struct {
 	// Logger gets what etcd warns of. nil discards it.
 	Logger *slog.Logger
 	// MaxBytes bounds the stored data; an append beyond it is ErrFull. 0 means DefaultMaxBytes. It can be raised later. etcd's
-	// own log, some 64 to 200 MB, comes on top.
+	// own log, some 64 to 200 MB, comes on top. A cluster has a bound of its own.
 	MaxBytes int64
+	// Cluster, if it has endpoints, is where the log is, and Dir holds no more than a lock and a mark that says so.
+	Cluster Cluster
 	// Locked, if not nil, is called once nobody else can have the directory open any more: what needs that and not the log may begin.
 	Locked func()
+}
+
+func (o Options) logger() *slog.Logger {
+	if o.Logger == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return o.Logger
 }
 
 // DefaultMaxBytes is the most that etcd's authors suggest for one store (MaxQuotaBytes in etcd's server).
@@ -47,8 +55,10 @@ const (
 	// Entries that etcd keeps in memory for members that lag; there are none.
 	catchUpEntries = 100
 	// Files of etcd's log that stay though their entries are let go of. They are 64 MB each, which etcd sets in a variable
-	// of the whole process; one more is kept ready.
-	logFiles = 2
+	// of the whole process; one more is kept ready. etcd itself would look for files to remove twice a minute, in which a busy
+	// log grows by a gigabyte.
+	logFiles   = 2
+	purgeEvery = 2 * time.Second
 	// Revisions of head and writer that compaction leaves; nobody asks for an old one.
 	keepRevisions = 1000
 	// A lone member waits at a start until its election time is over, up to this.
@@ -58,9 +68,13 @@ const (
 	readyTimeout = time.Minute
 )
 
-// Open opens the journal in a directory, on an etcd server in this process. It fails with ErrInUse when another journal has the
-// directory open, and with ErrCorrupt when the log's end is damaged. Close stops the server. The context bounds Open alone.
+// Open opens the journal in a directory, on an etcd server in this process, or in a cluster. It fails with ErrInUse when another journal has
+// the directory open, with ErrElsewhere when the directory's log is in another place, with ErrCorrupt when the log's end is
+// damaged, and with a *journal.ConnectError when a cluster cannot be used. Close stops the server. The context bounds Open alone.
 func Open(ctx context.Context, options Options) (*Journal, error) {
+	if len(options.Cluster.Endpoints) > 0 {
+		return openCluster(ctx, options)
+	}
 	s, err := startServer(ctx, options)
 	if err != nil {
 		return nil, err
@@ -75,28 +89,26 @@ func Open(ctx context.Context, options Options) (*Journal, error) {
 // server is an etcd in this process that owns a data directory.
 type server struct {
 	etcd *embed.Etcd
+	log  *slog.Logger
 	lock *dirLock
+	// unpurge ends the removing of files of etcd's log, and purged tells that it has ended.
+	unpurge context.CancelFunc
+	purged  <-chan struct{}
 }
 
 // startServer starts etcd in the directory and returns when it serves.
 func startServer(ctx context.Context, options Options) (*server, error) {
-	if options.Dir == "" {
-		return nil, errors.New("journal: no data directory was given")
-	}
 	if options.MaxBytes < 0 {
 		return nil, fmt.Errorf("journal: MaxBytes is %d", options.MaxBytes)
 	}
-	if err := os.MkdirAll(options.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("journal: making the data directory: %w", err)
-	}
-	lock, err := lockDir(options.Dir)
+	lock, err := takeDir(options)
 	if err != nil {
 		return nil, err
 	}
-	if options.Locked != nil {
-		options.Locked()
-	}
 	config, err := config(options)
+	if err == nil {
+		err = belongsHere(options.Dir)
+	}
 	if err == nil {
 		err = beginFirst(options.Dir)
 	}
@@ -111,7 +123,8 @@ func startServer(ctx context.Context, options Options) (*server, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.unlock())
 	}
-	s := &server{etcd: etcd, lock: lock}
+	s := &server{etcd: etcd, log: options.logger(), lock: lock}
+	s.purge()
 	err = s.ready(ctx)
 	if err == nil {
 		err = s.forgetFull(ctx)
@@ -173,7 +186,7 @@ func config(options Options) (*embed.Config, error) {
 	c.AdvertisePeerUrls = []url.URL{*member}
 	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
 
-	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, logFiles
+	c.SnapshotCount, c.SnapshotCatchUpEntries, c.MaxWalFiles = snapshotEntries, catchUpEntries, 0 // see purge
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModeRevision, strconv.Itoa(keepRevisions)
 	c.QuotaBackendBytes = options.MaxBytes
 	if c.QuotaBackendBytes == 0 {
@@ -185,32 +198,19 @@ func config(options Options) (*embed.Config, error) {
 	// Facts and framing, and the rest of the transaction.
 	c.MaxRequestBytes = journal.MaxBatchBytes * 3 / 2
 
-	log := options.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(log))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(newZap(options.logger()))
 	return c, nil
 }
 
 // slowAppend is when a transaction is worth a warning.
 const slowAppend = 2 * time.Second
 
-// forgetFull clears etcd's alarm that the store is full, which outlives the process. etcd raises it again by itself if it still is.
+// forgetFull lets a store go on that was full when its process ended.
 func (s *server) forgetFull(ctx context.Context) error {
 	client := v3client.New(s.etcd.Server)
 	defer client.Close()
-	alarms, err := client.AlarmList(ctx)
-	if err != nil {
-		return fmt.Errorf("journal: asking etcd for alarms: %w", err)
-	}
-	for _, alarm := range alarms.Alarms {
-		if alarm.Alarm != etcdserverpb.AlarmType_NOSPACE {
-			continue
-		}
-		if _, err := client.AlarmDisarm(ctx, (*clientv3.AlarmMember)(alarm)); err != nil {
-			return fmt.Errorf("journal: clearing etcd's alarm of a full store: %w", err)
-		}
+	if err := forgetFull(ctx, client); err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
@@ -218,16 +218,34 @@ func (s *server) forgetFull(ctx context.Context) error {
 // open returns a handle on the log. Its Close calls release.
 func (s *server) open(ctx context.Context, release func() error) (*Journal, error) {
 	client := v3client.New(s.etcd.Server)
-	j, err := newJournal(ctx, client, owner(), release)
+	j, err := newJournal(ctx, client, keysUnder(DefaultPrefix), s.log, release)
 	if err != nil {
 		_ = client.Close() // of an in-process client it tells only that its context has ended
 		return nil, err
 	}
+	// The service behind an in-process client wants a health server that there is not (v3client.New).
+	j.defragmentAt = func(context.Context, string) error { return s.etcd.Server.Backend().Defrag() }
 	return j, nil
+}
+
+// purge begins to remove the files of etcd's log that it does not need any more: those that it does not hold locked.
+func (s *server) purge() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done, failed := fileutil.PurgeFileWithDoneNotify(zap.NewNop(), s.etcd.Server.Cfg.WALDir(), "wal", logFiles, purgeEvery, ctx.Done())
+	s.unpurge, s.purged = cancel, done
+	go func() {
+		select {
+		case err := <-failed:
+			s.log.Error("files of etcd's log are not removed any more, and fill the disk", "error", err)
+		case <-done:
+		}
+	}()
 }
 
 // stop ends etcd and gives the directory back. All handles must have been closed.
 func (s *server) stop() error {
+	s.unpurge()
+	<-s.purged
 	s.etcd.Close()
 	return s.lock.unlock()
 }

@@ -1,7 +1,7 @@
 // Package journaltest is the suite that every implementation of journal.Journal passes.
 //
-// It works through the contract alone: handles are opened, used and closed; nothing looks behind them. A test of what is special
-// to one implementation (damage on disk, a killed process) stands beside that implementation.
+// It works through the contract: handles are opened, used and closed. What a contract cannot make happen (damage, faults of the store) it has
+// done by the Log that it is given. A test of what is special to one implementation (a killed process) stands beside that implementation.
 package journaltest
 
 import (
@@ -14,13 +14,28 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 )
 
-// Opener opens another handle on one log. Handles that are open together share the log as it is; when all have been closed, the
-// next one must find everything that was written. The caller closes the handle. An implementation whose Campaign waits for the
-// former writer's end, and does not depose it at once, is not for this suite as it stands.
-type Opener func(t *testing.T) journal.Journal
+// Log is one log under test, with a way behind the journal's back.
+type Log interface {
+	// Open opens another handle. Handles that are open together share the log as it is; when all have been closed, the next one must
+	// find everything that was written. The caller closes the handle.
+	Open(t *testing.T) journal.Journal
+	// Stored returns the bytes of the batch that ends with fact last, nil if there is none.
+	Stored(t *testing.T, last journal.Seq) []byte
+	// Overwrite puts bytes in the place of that batch, whatever they are; nil removes it.
+	Overwrite(t *testing.T, last journal.Seq, value []byte)
+	// Lapse ends the term in force, if there is one, as the store does when a writer is not heard of for too long.
+	Lapse(t *testing.T)
+	// Fail gives the next append a fault.
+	Fail(t *testing.T, fault journal.Fault)
+	// Stall holds appends up on their way until resume is called, as a slow disk does: held is closed when one is. An append whose context
+	// ends meanwhile may land all the same, at the latest just before the next append or the next term.
+	Stall(t *testing.T) (held <-chan struct{}, resume func())
+	// Limit bounds what the store holds, in bytes, about; 0 is a bound that no test meets. No handle is open.
+	Limit(t *testing.T, bytes int64)
+}
 
 // Run runs the suite; newLog makes a new, empty log for each test.
-func Run(t *testing.T, newLog func(t *testing.T) Opener) {
+func Run(t *testing.T, newLog func(t *testing.T) Log) {
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, *log)
@@ -51,19 +66,45 @@ func Run(t *testing.T, newLog func(t *testing.T) Opener) {
 		{"ReopenFindsEverythingAndGoesOn", reopen},
 		{"CloseInTheMiddleOfEverythingEndsItAllAndLosesNothing", closeUnderLoad},
 		{"AClosedHandleRefusesEverythingAndEndsItsFollows", closed},
+		{"AnAppendOfUnknownOutcomeThatWasWrittenIsAtTheHead", unknownWritten},
+		{"AnAppendOfUnknownOutcomeThatWasLostIsNotAtTheHead", unknownLost},
+		{"AnAppendOfUnknownOutcomeCanLandLateAndTheNextIsToldSo", unknownLate},
+		{"ANewTermRulesALateAppendOut", lateAfterCampaign},
+		{"AWriterWhoseTermHasLapsedIsFenced", lapsed},
+		{"ASlowStoreHoldsAnAppendUpAndNobodyElse", slowStore},
+		{"AnAppendThatIsGivenUpOnASlowStoreIsThereOrNot", slowStoreGivenUp},
+		{"AnAppendOnItsWayWhenItsTermLapsesWritesNothing", slowStoreDeposed},
+		{"AFullStoreRefusesForCertainAndGoesOnWhenItMayGrow", fullStore},
+		{"ASnapshotIsTakenWhileAppendsGoOnAndIsThereWhenItIsWhole", snapshot},
+		{"ChunksOfASnapshotAreBounded", snapshotSizes},
+		{"ASnapshotIsTakenBetweenBatchesAndAfterTheOneBefore", snapshotPlaces},
+		{"ASnapshotThatIsBrokenOffIsNotThere", snapshotBrokenOff},
+		{"WhoReadsASnapshotIsToldThatANewerOneTookItsPlace", snapshotReplaced},
+		{"ACompactionRemovesWhatASnapshotHoldsAndTheArchiveKept", compact},
+		{"ACompactionThatIsInterruptedGoesOn", compactInterrupted},
+		{"WhoReadsWhatIsCompactedMeanwhileIsTold", compactUnderReader},
+		{"ACompactionLetsAFullStoreGoOn", compactFull},
+		{"WhatIsDamagedEndsTheReadingAndIsNamed", damage},
+		{"AFlippedBitInAnyByteIsFound", everyByte},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			test.run(t, &log{open: newLog(t), ctx: ctx})
+			test.run(t, &log{under: newLog(t), ctx: ctx})
 		})
 	}
 }
 
 // log is what a test works with: it opens handles and fails the test where an error has no place.
 type log struct {
-	open Opener
-	ctx  context.Context
+	under Log
+	ctx   context.Context
+}
+
+// open opens a handle that the caller closes.
+func (l *log) open(t *testing.T) journal.Journal {
+	t.Helper()
+	return l.under.Open(t)
 }
 
 // handle opens a handle that is closed with the test.
@@ -85,8 +126,11 @@ func (l *log) writer(t *testing.T) (journal.Journal, journal.Term) {
 	return j, l.campaign(t, j)
 }
 
+// campaign makes a handle the writer in place of whoever is. A store of several machines has it wait until the former writer is
+// not heard of any more, so that is brought about.
 func (l *log) campaign(t *testing.T, j journal.Journal) journal.Term {
 	t.Helper()
+	l.under.Lapse(t)
 	term, err := j.Campaign(l.ctx)
 	if err != nil {
 		t.Fatalf("Campaign: %v", err)

@@ -204,7 +204,7 @@ func competingWriters(t *testing.T, l *log) {
 		acked[i] = map[journal.Seq]journal.Term{}
 		group.Go(func() {
 			for len(acked[i]) < each {
-				if err := l.reign(j, acked[i], each); err != nil {
+				if err := l.reign(t, j, acked[i], each); err != nil {
 					t.Errorf("writer %d: %v", i, err)
 					return
 				}
@@ -237,11 +237,13 @@ func competingWriters(t *testing.T, l *log) {
 }
 
 // reign campaigns and appends until the writer is deposed or has written enough in all.
-func (l *log) reign(j journal.Journal, acked map[journal.Seq]journal.Term, enough int) error {
+func (l *log) reign(t *testing.T, j journal.Journal, acked map[journal.Seq]journal.Term, enough int) error {
+	l.under.Lapse(t)
 	term, err := j.Campaign(l.ctx)
 	if err != nil {
 		return err
 	}
+	defer l.under.Lapse(t) // for those who wait
 	head, err := j.Head(l.ctx)
 	if err != nil {
 		return err
