@@ -13,6 +13,8 @@ const (
 	reasonDeleted     = "Deleted"
 	reasonFleetClosed = "FleetClosed"
 	reasonParked      = "JobParked"
+	// reasonEvictionAPI is that of pkg/registry/core/pod/storage/eviction.go.
+	reasonEvictionAPI = "EvictionByEvictionAPI"
 )
 
 func (d *draft) parkJob(command ParkJob) error {
@@ -116,7 +118,24 @@ func (d *draft) stopPod(pod *Pod, stopping *event.PodStopping) {
 		finished.Outcome = event.PodFinished_FAILED
 		d.judge(pod, finished, false)
 	}
+	d.finish(pod, finished, isDeletion(stopping.GetReason(), stopping.GetEviction()))
+}
+
+// isDeletion tells whether what tells a pod to end deletes it, as the Job controller does and clients do: it is gone once it has ended. One that is
+// evicted with its node stays to be looked at, as the kubelet leaves it, and so does one for whose Job nobody waits.
+func isDeletion(reason string, eviction bool) bool { return !eviction || reason == reasonEvictionAPI }
+
+// finish ends a pod, and removes it if it was deleted. One whose Job was deleted goes with that.
+func (d *draft) finish(pod *Pod, finished *event.PodFinished, deletion bool) {
 	d.add(pod.Namespace(), finished)
+	if deletion && pod.Job().DeletionRequested.IsZero() {
+		d.add(pod.Namespace(), &event.PodDeleted{Uid: finished.GetUid()})
+	}
+}
+
+// isDeleted tells whether the pod was told to end by what deletes it.
+func (p *Pod) isDeleted() bool {
+	return p.IsStopping() && isDeletion(p.reason().reason, p.flags&evictionPending != 0)
 }
 
 // failureOf is what is known of a pod that has not succeeded.
@@ -163,7 +182,7 @@ func (d *draft) endLost(pod *Pod, reason, message string) {
 		finished.Outcome = event.PodFinished_EVICTED
 	}
 	d.judge(pod, finished, pod.flags&released != 0)
-	d.add(pod.Namespace(), finished)
+	d.finish(pod, finished, pod.isDeleted())
 }
 
 // outcomeOf tells how a pod that ended on its node counts. What its node reports as a failure while it was being evicted is the
@@ -211,7 +230,7 @@ func (d *draft) reportPod(command ReportPod) error {
 			finished.Reason, finished.Message = pod.reason().reason, pod.reason().message
 		}
 		d.judge(pod, finished, pod.flags&released != 0)
-		d.add(pod.Namespace(), finished)
+		d.finish(pod, finished, pod.isDeleted())
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	jobrules "github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
@@ -31,7 +32,7 @@ type jobs struct {
 	*resource
 	namespaces *namespaces
 	// changing makes reading, changing and writing a Job's object one step. Only this server writes it; what the engine changes
-	// meanwhile is status, which no client writes.
+	// meanwhile is status, of which no client writes the same parts.
 	changing sync.Mutex
 }
 
@@ -143,32 +144,32 @@ func (j *jobs) Update(ctx context.Context, name string, info rest.UpdatedObjectI
 		created, err := j.Create(ctx, wanted, validateCreate, &metav1.CreateOptions{DryRun: options.DryRun})
 		return created, true, err
 	}
+	changed, err := j.change(ctx, name, info, func(job, old *batchv1.Job) (runtime.Object, error) {
+		return j.update(ctx, job, old, validateUpdate, dryrun.IsDryRun(options.DryRun))
+	})
+	return changed, false, err
+}
+
+// change has a Job written as the client wants it in place of what it is, which nobody else changes meanwhile.
+func (j *jobs) change(ctx context.Context, name string, info rest.UpdatedObjectInfo, write func(job, old *batchv1.Job) (runtime.Object, error)) (runtime.Object, error) {
 	j.changing.Lock()
 	defer j.changing.Unlock()
 	record, ok := j.view().Get(j.kind, j.key(ctx, name))
 	if !ok {
-		return nil, false, apierrors.NewNotFound(j.group, name)
+		return nil, apierrors.NewNotFound(j.group, name)
 	}
 	old := record.Object().(*batchv1.Job)
 	if err := checkPreconditions(info.Preconditions(), old, j.group); err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	updated, err := info.UpdatedObject(ctx, old.DeepCopy())
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	job := updated.(*batchv1.Job)
 	if job.ResourceVersion != "" && job.ResourceVersion != old.ResourceVersion {
-		return nil, false, apierrors.NewConflict(j.group, name, errors.New(optimisticLock))
+		return nil, apierrors.NewConflict(j.group, name, errors.New(optimisticLock))
 	}
-	changed, err := j.update(ctx, job, old, validateUpdate, dryrun.IsDryRun(options.DryRun))
-	return changed, false, err
-}
-
-// optimisticLock is what Kubernetes says of a change to an older version (k8s.io/apiserver/pkg/registry/generic/registry).
-const optimisticLock = "the object has been modified; please apply your changes to the latest version and try again"
-
-func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.ValidateObjectUpdateFunc, dryRun bool) (runtime.Object, error) {
 	if job.Namespace == "" {
 		job.Namespace = old.Namespace
 	}
@@ -181,11 +182,18 @@ func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.
 			each.DeletionTimestamp, each.DeletionGracePeriodSeconds, each.Finalizers = nil, nil, nil
 		}
 	}
-	admitted, errs := manifest.AdmitUpdate(job, before, j.server.config.Images(engine.Name{Namespace: old.Namespace, Name: old.Name}))
+	return write(job, before)
+}
+
+// optimisticLock is what Kubernetes says of a change to an older version (k8s.io/apiserver/pkg/registry/generic/registry).
+const optimisticLock = "the object has been modified; please apply your changes to the latest version and try again"
+
+func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.ValidateObjectUpdateFunc, dryRun bool) (runtime.Object, error) {
+	admitted, errs := manifest.AdmitUpdate(job, old, j.server.config.Images(engine.Name{Namespace: old.Namespace, Name: old.Name}))
 	if len(errs) > 0 {
 		return nil, manifest.Invalid(old.Name, errs)
 	}
-	if err := warn(ctx, admitted, before); err != nil {
+	if err := warn(ctx, admitted, old); err != nil {
 		return nil, err
 	}
 	if validate != nil {
@@ -193,8 +201,13 @@ func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.
 			return nil, err
 		}
 	}
-	if apiequality.Semantic.DeepEqual(admitted, before) {
-		return old, nil
+	return j.store(ctx, admitted, old, dryRun)
+}
+
+// store writes an admitted Job down in place of what it is, if they differ. Of its status is stored what clients have written.
+func (j *jobs) store(ctx context.Context, admitted, old *batchv1.Job, dryRun bool) (runtime.Object, error) {
+	if apiequality.Semantic.DeepEqual(admitted, old) {
+		return j.shown(ctx, admitted, 0)
 	}
 	if dryRun {
 		return admitted, nil
@@ -204,7 +217,8 @@ func (j *jobs) update(ctx context.Context, job, old *batchv1.Job, validate rest.
 		return nil, apierrors.NewInternalError(err)
 	}
 	stored := admitted.DeepCopy()
-	stored.Status, stored.ResourceVersion = batchv1.JobStatus{}, ""
+	spec := jobrules.SpecOf(stored)
+	stored.Status, stored.ResourceVersion = jobrules.Written(&spec, &stored.Status), ""
 	seq, err := j.server.config.Submitter.Submit(ctx, engine.UpdateJob{Job: stored, Digest: digest})
 	if err != nil {
 		return nil, apiError(err, j.group, old.Name)
@@ -284,23 +298,4 @@ func (j *jobs) DeleteCollection(ctx context.Context, validate rest.ValidateObjec
 // GetResetFields implements rest.ResetFieldsStrategy: what clients write to the status is dropped.
 func (j *jobs) GetResetFields() map[fieldpath.APIVersion]*fieldpath.Set {
 	return map[fieldpath.APIVersion]*fieldpath.Set{"batch/v1": fieldpath.NewSet(fieldpath.MakePathOrDie("status"))}
-}
-
-// jobStatus serves jobs/status, which is read here and written by the engine alone.
-type jobStatus struct{ of *jobs }
-
-// New implements rest.Storage.
-func (s *jobStatus) New() runtime.Object { return s.of.New() }
-
-// Destroy implements rest.Storage.
-func (s *jobStatus) Destroy() {}
-
-// Get implements rest.Getter.
-func (s *jobStatus) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
-	return s.of.Get(ctx, name, options)
-}
-
-// ConvertToTable implements rest.TableConvertor.
-func (s *jobStatus) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
-	return s.of.ConvertToTable(ctx, object, options)
 }

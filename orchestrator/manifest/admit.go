@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -25,6 +26,9 @@ import (
 	batchvalidation "k8s.io/kubernetes/pkg/apis/batch/validation"
 	"k8s.io/kubernetes/pkg/apis/core"
 	coredefaults "k8s.io/kubernetes/pkg/apis/core/v1"
+	jobstrategy "k8s.io/kubernetes/pkg/registry/batch/job"
+
+	jobrules "github.com/nightshift-batch/nightshift/orchestrator/job"
 )
 
 // Options is what the caller knows about a Job that enters and the manifest does not say.
@@ -111,6 +115,47 @@ func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.
 		out.Generation++
 	}
 	return out, nil
+}
+
+// AdmitStatus returns old with the metadata of updated and with what clients may write of its status (job.Written), and whether that is all that was written; or
+// why the change cannot be taken. What is written has to pass Kubernetes' validation as a whole, as if the Job controller put its part right again afterwards.
+func AdmitStatus(ctx context.Context, updated, old *batchv1.Job, images Images) (admitted *batchv1.Job, whole bool, errs field.ErrorList) {
+	// Times lose their nanoseconds on the way to a client and back, which is no change.
+	out, before := new(batchv1.Job), new(batchv1.Job)
+	for from, to := range map[*batchv1.Job]*batchv1.Job{updated: out, old: before} {
+		if err := throughJSON(from, to); err != nil {
+			return nil, false, field.ErrorList{field.InternalError(nil, err)}
+		}
+	}
+	out.TypeMeta, out.Spec = jobTypeMeta, *old.Spec.DeepCopy()
+	internal, err := toInternal(out)
+	if err != nil {
+		return nil, false, field.ErrorList{field.InternalError(nil, err)}
+	}
+	oldInternal, err := toInternal(before)
+	if err != nil {
+		return nil, false, field.ErrorList{field.InternalError(nil, err)}
+	}
+	errs = append(jobstrategy.StatusStrategy.ValidateUpdate(ctx, internal, oldInternal), Unsupported(out, images)...)
+	if len(errs) > 0 {
+		return nil, false, errs
+	}
+	spec, asked := jobrules.SpecOf(out), out.Status
+	written := jobrules.Written(&spec, &asked)
+	whole = apiequality.Semantic.DeepEqual(jobrules.WithWritten(&spec, &before.Status, &written), asked)
+	out.Status = jobrules.WithWritten(&spec, &old.Status, &written)
+	return out, whole, nil
+}
+
+func throughJSON(from, to *batchv1.Job) error {
+	text, err := json.Marshal(from)
+	if err != nil {
+		return fmt.Errorf("write Job %s/%s: %w", from.Namespace, from.Name, err)
+	}
+	if err := json.Unmarshal(text, to); err != nil {
+		return fmt.Errorf("read Job %s/%s: %w", from.Namespace, from.Name, err)
+	}
+	return nil
 }
 
 // Warnings are what kube-apiserver warns of when it takes the Job, which was admitted: in place of old, whose generation it has left behind, or

@@ -65,8 +65,17 @@ type jobContent struct {
 
 func jobRecord(owner *engine.Job) *Record {
 	return &Record{key: Key(owner.Name), id: owner.UID, version: owner.Version, content: &jobContent{
-		stored: owner.Object, status: job.Status(&owner.Spec, &owner.Progress, &owner.Counts), deleted: owner.DeletionRequested,
+		stored: owner.Object, status: statusOf(owner), deleted: owner.DeletionRequested,
 	}}
+}
+
+// statusOf is a Job's status, with what clients have written to it, if they have.
+func statusOf(owner *engine.Job) batchv1.JobStatus {
+	status := job.Status(&owner.Spec, &owner.Progress, &owner.Counts)
+	if owner.Spec.ManagedElsewhere || len(owner.Object.Status.Conditions) > 0 {
+		return job.WithWritten(&owner.Spec, &status, &owner.Object.Status)
+	}
+	return status
 }
 
 func (c *jobContent) labels() labels.Labels { return labels.Set(c.stored.Labels) }
