@@ -16,11 +16,15 @@ import (
 // Error implements error.
 func (e *DeniedError) Error() string { return "denied by policy: " + strings.Join(e.Reasons, "; ") }
 
+// fullRetrySeconds is when a client may ask again whose create found no room: what runs has to end first.
+const fullRetrySeconds = 30
+
 // apiError words an error of a submitter for the API. An unknown one is an internal error and tells its cause: all who can ask
 // are administrators.
 func apiError(err error, resource schema.GroupResource, name string) error {
 	var rejection *engine.Rejection
 	var denied *DeniedError
+	var full *engine.StoreFullError
 	switch {
 	case err == nil:
 		return nil
@@ -28,6 +32,8 @@ func apiError(err error, resource schema.GroupResource, name string) error {
 		return apierrors.NewForbidden(resource, name, denied)
 	case errors.As(err, &rejection):
 		return rejected(rejection, resource, name)
+	case errors.As(err, &full):
+		return apierrors.NewTooManyRequests(full.Error(), fullRetrySeconds)
 	case errors.Is(err, context.DeadlineExceeded):
 		return apierrors.NewTimeoutError(fmt.Sprintf("%s %q: %v", resource, name, err), 1)
 	}
