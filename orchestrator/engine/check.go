@@ -29,7 +29,7 @@ func (s *State) Check() []error {
 	for _, name := range sortedKeys(s.Nodes) {
 		c.node(s.Nodes[name])
 	}
-	return c.broken
+	return append(c.broken, s.Objects.Check(s)...)
 }
 
 type checker struct {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 )
 
 var record = flag.Bool("record", false, "write the log of this format level anew; once it was released it must not change")
@@ -22,7 +23,7 @@ var record = flag.Bool("record", false, "write the log of this format level anew
 // recorded are the stories whose logs are kept as this format level writes them: at least one for each fact.
 var recorded = []string{
 	"crash_and_restart", "denied", "eviction_as_in_kubernetes", "evictions_keep_the_index_and_cost_no_try", "elastic_indexed", "fail_index", "fail_job_on_exit_code",
-	"ignored_failures", "kept_for_a_while", "limit_per_index", "parked", "replaced_once_failed", "restarts_in_place", "shared_node", "suspended_while_running",
+	"ignored_failures", "kept_for_a_while", "limit_per_index", "namespace_goes_with_what_is_in_it", "objects_are_orphaned", "parked", "replaced_once_failed", "restarts_in_place", "shared_node", "suspended_while_running",
 	"template_changes_while_suspended", "work_queue_ends_with_first_success",
 }
 
@@ -96,6 +97,12 @@ func shown(t *testing.T, state *State) (lines []string) {
 		}
 		if owner.Receipt != nil {
 			lines = append(lines, "receipt "+message(owner.Receipt))
+		}
+	}
+	// Their bytes are the read model's.
+	for _, o := range state.Objects.Sorted() {
+		if o.Name != object.DefaultNamespace { // it needs no fact
+			line("object", o)
 		}
 	}
 	return lines

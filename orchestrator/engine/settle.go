@@ -23,7 +23,7 @@ const (
 func Settle(state *State, now time.Time) []*event.Fact {
 	d := &draft{state: state, now: now}
 	state.ring(now)
-	for _, stage := range []func(){d.settleNodes, d.settleJobs, d.settlePlacement, d.settleReleases, d.settleEnds} {
+	for _, stage := range []func(){d.settleObjects, d.settleNodes, d.settleJobs, d.settlePlacement, d.settleReleases, d.settleEnds} {
 		if stage(); len(d.facts) > 0 {
 			return d.facts
 		}
@@ -35,6 +35,36 @@ func Settle(state *State, now time.Time) []*event.Fact {
 func (s *State) runs(owner *Job) bool {
 	return owner.Profile != nil && owner.DeletionRequested.IsZero() && !owner.Ended() && owner.parked == nil
 }
+
+// settleObjects lets API objects go with what they belong to, and Jobs with their namespace.
+func (d *draft) settleObjects() {
+	decided := d.state.Objects.Settle(d.now, d.state)
+	for _, each := range decided {
+		d.add(each.Tenant, each.Fact)
+	}
+	for _, namespace := range d.state.Objects.TakeTerminating() {
+		if d.state.jobsIn[namespace] == 0 {
+			continue
+		}
+		for _, owner := range d.state.jobsByAge() {
+			if owner.Namespace == namespace && owner.DeletionRequested.IsZero() {
+				d.add(namespace, &event.JobDeletionRequested{Uid: owner.UID, Reason: "NamespaceTerminating"})
+			}
+		}
+	}
+}
+
+// Exists implements object.Outside.
+func (s *State) Exists(uid string) bool {
+	if _, ok := s.Jobs[uid]; ok {
+		return true
+	}
+	_, ok := s.Pod(uid)
+	return ok
+}
+
+// Holds implements object.Outside.
+func (s *State) Holds(namespace string) bool { return s.jobsIn[namespace] > 0 }
 
 // settleNodes stops the pods of nodes that are going away.
 func (d *draft) settleNodes() {

@@ -63,7 +63,7 @@ func (s *story) verb(words []string) []string {
 	case "deny":
 		return s.submit(DenyJob{UID: "uid-" + names[0], Reasons: []string{strings.Join(names[1:], " ")}})
 	case "delete":
-		return s.submit(DeleteJob{Namespace: "default", Name: names[0]})
+		return s.submit(DeleteJob{Namespace: a.namespace(), Name: names[0]})
 	case "delete-pod":
 		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name()})
 	case "settle":
@@ -76,6 +76,8 @@ func (s *story) verb(words []string) []string {
 		return s.submit(InstanceGone{Provider: a.node().Provider, InstanceID: a.node().InstanceID, Cause: settings["cause"]})
 	case "running", "succeeded", "failed":
 		return s.submit(a.report(words[0]))
+	case "put", "replace", "remove":
+		return a.object(words[0])
 	case "close":
 		return s.submit(CloseFleet{Reason: strings.Join(names, " ")})
 	case "restart":
@@ -163,7 +165,7 @@ func (a arguments) job() CreateJob {
 	if a.settings["gpu"] != "" {
 		requests["nvidia.com/gpu"] = resource.MustParse(a.settings["gpu"])
 	}
-	object := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name + a.settings["uid"])}}
+	object := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: a.namespace(), UID: types.UID("uid-" + name + a.settings["uid"])}}
 	object.Spec.Completions, object.Spec.Parallelism, object.Spec.BackoffLimit = a.int32("completions", 1), a.int32("parallelism", 1), a.int32("backoff", 6)
 	object.Spec.CompletionMode = &mode
 	if queue {

@@ -15,7 +15,7 @@ import (
 )
 
 // FormatLevel is the newest level of kinds that this code writes and reads. It rises when a kind is added.
-const FormatLevel = 3
+const FormatLevel = 4
 
 // UnknownKindError is a fact that was written by newer code.
 type UnknownKindError struct {

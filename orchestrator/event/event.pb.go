@@ -80,7 +80,7 @@ func (x PodFinished_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodFinished_Outcome.Descriptor instead.
 func (PodFinished_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30, 0}
 }
 
 // Fact is one entry of the log. Its sequence number is its position and is not stored in it.
@@ -99,6 +99,8 @@ type Fact struct {
 	//	*Fact_OffersObserved
 	//	*Fact_ObjectPut
 	//	*Fact_ObjectDeleted
+	//	*Fact_ObjectDeletionRequested
+	//	*Fact_ObjectReleased
 	//	*Fact_JobCreated
 	//	*Fact_JobAdmitted
 	//	*Fact_JobDenied
@@ -226,6 +228,24 @@ func (x *Fact) GetObjectDeleted() *ObjectDeleted {
 	if x != nil {
 		if x, ok := x.Body.(*Fact_ObjectDeleted); ok {
 			return x.ObjectDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetObjectDeletionRequested() *ObjectDeletionRequested {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_ObjectDeletionRequested); ok {
+			return x.ObjectDeletionRequested
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetObjectReleased() *ObjectReleased {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_ObjectReleased); ok {
+			return x.ObjectReleased
 		}
 	}
 	return nil
@@ -471,6 +491,14 @@ type Fact_ObjectDeleted struct {
 	ObjectDeleted *ObjectDeleted `protobuf:"bytes,14,opt,name=object_deleted,json=objectDeleted,proto3,oneof"`
 }
 
+type Fact_ObjectDeletionRequested struct {
+	ObjectDeletionRequested *ObjectDeletionRequested `protobuf:"bytes,15,opt,name=object_deletion_requested,json=objectDeletionRequested,proto3,oneof"`
+}
+
+type Fact_ObjectReleased struct {
+	ObjectReleased *ObjectReleased `protobuf:"bytes,16,opt,name=object_released,json=objectReleased,proto3,oneof"`
+}
+
 type Fact_JobCreated struct {
 	JobCreated *JobCreated `protobuf:"bytes,20,opt,name=job_created,json=jobCreated,proto3,oneof"`
 }
@@ -576,6 +604,10 @@ func (*Fact_OffersObserved) isFact_Body() {}
 func (*Fact_ObjectPut) isFact_Body() {}
 
 func (*Fact_ObjectDeleted) isFact_Body() {}
+
+func (*Fact_ObjectDeletionRequested) isFact_Body() {}
+
+func (*Fact_ObjectReleased) isFact_Body() {}
 
 func (*Fact_JobCreated) isFact_Body() {}
 
@@ -1027,14 +1059,22 @@ func (x *Offer) GetInterruptionsPerMillionHours() int64 {
 
 // ObjectPut: an API object that the engine does not interpret was created or replaced.
 type ObjectPut struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Uid           string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
-	Object        []byte                 `protobuf:"bytes,5,opt,name=object,proto3" json:"object,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Resource  string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The object as JSON. What must not be read at rest is encrypted in it.
+	Object []byte `protobuf:"bytes,5,opt,name=object,proto3" json:"object,omitempty"`
+	// What of it decides how it is deleted: its finalizers, and the objects that it belongs to.
+	Finalizers []string       `protobuf:"bytes,6,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	Owners     []*ObjectOwner `protobuf:"bytes,7,rep,name=owners,proto3" json:"owners,omitempty"`
+	// It carries a deletion timestamp: it goes when it has no finalizers.
+	Deleting bool `protobuf:"varint,8,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	// It goes by itself at this time, nanoseconds since the Unix epoch; 0 for never.
+	ExpiresUnixNano int64 `protobuf:"varint,9,opt,name=expires_unix_nano,json=expiresUnixNano,proto3" json:"expires_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ObjectPut) Reset() {
@@ -1102,6 +1142,98 @@ func (x *ObjectPut) GetObject() []byte {
 	return nil
 }
 
+func (x *ObjectPut) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+func (x *ObjectPut) GetOwners() []*ObjectOwner {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *ObjectPut) GetDeleting() bool {
+	if x != nil {
+		return x.Deleting
+	}
+	return false
+}
+
+func (x *ObjectPut) GetExpiresUnixNano() int64 {
+	if x != nil {
+		return x.ExpiresUnixNano
+	}
+	return 0
+}
+
+// ObjectOwner is an object that another one belongs to.
+type ObjectOwner struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The owner stays until this one is gone, when it is deleted in the foreground.
+	Blocks bool `protobuf:"varint,2,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	// It is of a kind that is not collected here, and is taken to exist.
+	Foreign       bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectOwner) Reset() {
+	*x = ObjectOwner{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectOwner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectOwner) ProtoMessage() {}
+
+func (x *ObjectOwner) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectOwner.ProtoReflect.Descriptor instead.
+func (*ObjectOwner) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ObjectOwner) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ObjectOwner) GetBlocks() bool {
+	if x != nil {
+		return x.Blocks
+	}
+	return false
+}
+
+func (x *ObjectOwner) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
+}
+
+// ObjectDeleted: the object is gone.
 type ObjectDeleted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1113,7 +1245,7 @@ type ObjectDeleted struct {
 
 func (x *ObjectDeleted) Reset() {
 	*x = ObjectDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	mi := &file_orchestrator_event_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1257,7 @@ func (x *ObjectDeleted) String() string {
 func (*ObjectDeleted) ProtoMessage() {}
 
 func (x *ObjectDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	mi := &file_orchestrator_event_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1270,7 @@ func (x *ObjectDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectDeleted.ProtoReflect.Descriptor instead.
 func (*ObjectDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{8}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ObjectDeleted) GetResource() string {
@@ -1162,6 +1294,155 @@ func (x *ObjectDeleted) GetName() string {
 	return ""
 }
 
+// ObjectDeletionRequested: nobody asked for it, but the object is to go, as what it belonged to does; it carries a deletion timestamp, the fact's time, and
+// goes when it has no finalizers.
+type ObjectDeletionRequested struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Resource  string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Finalizers that it has from here on beside its own.
+	Finalizers    []string `protobuf:"bytes,4,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectDeletionRequested) Reset() {
+	*x = ObjectDeletionRequested{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectDeletionRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectDeletionRequested) ProtoMessage() {}
+
+func (x *ObjectDeletionRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectDeletionRequested.ProtoReflect.Descriptor instead.
+func (*ObjectDeletionRequested) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ObjectDeletionRequested) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ObjectDeletionRequested) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectDeletionRequested) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectDeletionRequested) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+// ObjectReleased: finalizers of the object are done, or it belongs to some owners no more.
+type ObjectReleased struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Resource   string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace  string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name       string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Finalizers []string               `protobuf:"bytes,4,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	// UIDs of the owners.
+	Owners        []string `protobuf:"bytes,5,rep,name=owners,proto3" json:"owners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectReleased) Reset() {
+	*x = ObjectReleased{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectReleased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectReleased) ProtoMessage() {}
+
+func (x *ObjectReleased) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectReleased.ProtoReflect.Descriptor instead.
+func (*ObjectReleased) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ObjectReleased) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ObjectReleased) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectReleased) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectReleased) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+func (x *ObjectReleased) GetOwners() []string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
 // JobCreated: a validated, defaulted Job was accepted; it does nothing until it is admitted.
 type JobCreated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1181,7 +1462,7 @@ type JobCreated struct {
 
 func (x *JobCreated) Reset() {
 	*x = JobCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[9]
+	mi := &file_orchestrator_event_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1474,7 @@ func (x *JobCreated) String() string {
 func (*JobCreated) ProtoMessage() {}
 
 func (x *JobCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[9]
+	mi := &file_orchestrator_event_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1487,7 @@ func (x *JobCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobCreated.ProtoReflect.Descriptor instead.
 func (*JobCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{9}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JobCreated) GetUid() string {
@@ -1264,7 +1545,7 @@ type JobUpdated struct {
 
 func (x *JobUpdated) Reset() {
 	*x = JobUpdated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	mi := &file_orchestrator_event_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1557,7 @@ func (x *JobUpdated) String() string {
 func (*JobUpdated) ProtoMessage() {}
 
 func (x *JobUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	mi := &file_orchestrator_event_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1570,7 @@ func (x *JobUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdated.ProtoReflect.Descriptor instead.
 func (*JobUpdated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{10}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JobUpdated) GetUid() string {
@@ -1330,7 +1611,7 @@ type JobAdmitted struct {
 
 func (x *JobAdmitted) Reset() {
 	*x = JobAdmitted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	mi := &file_orchestrator_event_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1623,7 @@ func (x *JobAdmitted) String() string {
 func (*JobAdmitted) ProtoMessage() {}
 
 func (x *JobAdmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	mi := &file_orchestrator_event_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1636,7 @@ func (x *JobAdmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobAdmitted.ProtoReflect.Descriptor instead.
 func (*JobAdmitted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{11}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobAdmitted) GetUid() string {
@@ -1393,7 +1674,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[12]
+	mi := &file_orchestrator_event_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1686,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[12]
+	mi := &file_orchestrator_event_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1699,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{12}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Profile) GetBundleDigest() string {
@@ -1481,7 +1762,7 @@ type JobDenied struct {
 
 func (x *JobDenied) Reset() {
 	*x = JobDenied{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[13]
+	mi := &file_orchestrator_event_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1774,7 @@ func (x *JobDenied) String() string {
 func (*JobDenied) ProtoMessage() {}
 
 func (x *JobDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[13]
+	mi := &file_orchestrator_event_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1787,7 @@ func (x *JobDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDenied.ProtoReflect.Descriptor instead.
 func (*JobDenied) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{13}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JobDenied) GetUid() string {
@@ -1539,7 +1820,7 @@ type JobStarted struct {
 
 func (x *JobStarted) Reset() {
 	*x = JobStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[14]
+	mi := &file_orchestrator_event_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1832,7 @@ func (x *JobStarted) String() string {
 func (*JobStarted) ProtoMessage() {}
 
 func (x *JobStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[14]
+	mi := &file_orchestrator_event_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1845,7 @@ func (x *JobStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStarted.ProtoReflect.Descriptor instead.
 func (*JobStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{14}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JobStarted) GetUid() string {
@@ -1590,7 +1871,7 @@ type JobConditionSet struct {
 
 func (x *JobConditionSet) Reset() {
 	*x = JobConditionSet{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[15]
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1883,7 @@ func (x *JobConditionSet) String() string {
 func (*JobConditionSet) ProtoMessage() {}
 
 func (x *JobConditionSet) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[15]
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1896,7 @@ func (x *JobConditionSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobConditionSet.ProtoReflect.Descriptor instead.
 func (*JobConditionSet) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{15}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JobConditionSet) GetUid() string {
@@ -1671,7 +1952,7 @@ type JobDeletionRequested struct {
 
 func (x *JobDeletionRequested) Reset() {
 	*x = JobDeletionRequested{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[16]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1683,7 +1964,7 @@ func (x *JobDeletionRequested) String() string {
 func (*JobDeletionRequested) ProtoMessage() {}
 
 func (x *JobDeletionRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[16]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1696,7 +1977,7 @@ func (x *JobDeletionRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDeletionRequested.ProtoReflect.Descriptor instead.
 func (*JobDeletionRequested) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{16}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JobDeletionRequested) GetUid() string {
@@ -1722,7 +2003,7 @@ type JobDeleted struct {
 
 func (x *JobDeleted) Reset() {
 	*x = JobDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[17]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +2015,7 @@ func (x *JobDeleted) String() string {
 func (*JobDeleted) ProtoMessage() {}
 
 func (x *JobDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[17]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +2028,7 @@ func (x *JobDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDeleted.ProtoReflect.Descriptor instead.
 func (*JobDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{17}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JobDeleted) GetUid() string {
@@ -1768,7 +2049,7 @@ type ReceiptIssued struct {
 
 func (x *ReceiptIssued) Reset() {
 	*x = ReceiptIssued{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2061,7 @@ func (x *ReceiptIssued) String() string {
 func (*ReceiptIssued) ProtoMessage() {}
 
 func (x *ReceiptIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2074,7 @@ func (x *ReceiptIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptIssued.ProtoReflect.Descriptor instead.
 func (*ReceiptIssued) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReceiptIssued) GetUid() string {
@@ -1835,7 +2116,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1847,7 +2128,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,7 +2141,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Receipt) GetCostMicros() int64 {
@@ -1946,7 +2227,7 @@ type EvictionTally struct {
 
 func (x *EvictionTally) Reset() {
 	*x = EvictionTally{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2239,7 @@ func (x *EvictionTally) String() string {
 func (*EvictionTally) ProtoMessage() {}
 
 func (x *EvictionTally) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2252,7 @@ func (x *EvictionTally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvictionTally.ProtoReflect.Descriptor instead.
 func (*EvictionTally) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EvictionTally) GetReason() string {
@@ -2013,7 +2294,7 @@ type PodCreated struct {
 
 func (x *PodCreated) Reset() {
 	*x = PodCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2306,7 @@ func (x *PodCreated) String() string {
 func (*PodCreated) ProtoMessage() {}
 
 func (x *PodCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2319,7 @@ func (x *PodCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCreated.ProtoReflect.Descriptor instead.
 func (*PodCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PodCreated) GetUid() string {
@@ -2103,7 +2384,7 @@ type PodBound struct {
 
 func (x *PodBound) Reset() {
 	*x = PodBound{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2396,7 @@ func (x *PodBound) String() string {
 func (*PodBound) ProtoMessage() {}
 
 func (x *PodBound) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2409,7 @@ func (x *PodBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodBound.ProtoReflect.Descriptor instead.
 func (*PodBound) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PodBound) GetUid() string {
@@ -2170,7 +2451,7 @@ type PodUnplaceable struct {
 
 func (x *PodUnplaceable) Reset() {
 	*x = PodUnplaceable{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2463,7 @@ func (x *PodUnplaceable) String() string {
 func (*PodUnplaceable) ProtoMessage() {}
 
 func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2476,7 @@ func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodUnplaceable.ProtoReflect.Descriptor instead.
 func (*PodUnplaceable) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PodUnplaceable) GetUid() string {
@@ -2221,7 +2502,7 @@ type PodStarted struct {
 
 func (x *PodStarted) Reset() {
 	*x = PodStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2233,7 +2514,7 @@ func (x *PodStarted) String() string {
 func (*PodStarted) ProtoMessage() {}
 
 func (x *PodStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2246,7 +2527,7 @@ func (x *PodStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStarted.ProtoReflect.Descriptor instead.
 func (*PodStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PodStarted) GetUid() string {
@@ -2268,7 +2549,7 @@ type PodRestarted struct {
 
 func (x *PodRestarted) Reset() {
 	*x = PodRestarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2561,7 @@ func (x *PodRestarted) String() string {
 func (*PodRestarted) ProtoMessage() {}
 
 func (x *PodRestarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2574,7 @@ func (x *PodRestarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodRestarted.ProtoReflect.Descriptor instead.
 func (*PodRestarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PodRestarted) GetUid() string {
@@ -2337,7 +2618,7 @@ type PodStopping struct {
 
 func (x *PodStopping) Reset() {
 	*x = PodStopping{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2630,7 @@ func (x *PodStopping) String() string {
 func (*PodStopping) ProtoMessage() {}
 
 func (x *PodStopping) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2643,7 @@ func (x *PodStopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStopping.ProtoReflect.Descriptor instead.
 func (*PodStopping) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PodStopping) GetUid() string {
@@ -2447,7 +2728,7 @@ type PodFinished struct {
 
 func (x *PodFinished) Reset() {
 	*x = PodFinished{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2459,7 +2740,7 @@ func (x *PodFinished) String() string {
 func (*PodFinished) ProtoMessage() {}
 
 func (x *PodFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2472,7 +2753,7 @@ func (x *PodFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFinished.ProtoReflect.Descriptor instead.
 func (*PodFinished) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PodFinished) GetUid() string {
@@ -2575,7 +2856,7 @@ type ContainerResult struct {
 
 func (x *ContainerResult) Reset() {
 	*x = ContainerResult{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2868,7 @@ func (x *ContainerResult) String() string {
 func (*ContainerResult) ProtoMessage() {}
 
 func (x *ContainerResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2881,7 @@ func (x *ContainerResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
 func (*ContainerResult) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ContainerResult) GetName() string {
@@ -2662,7 +2943,7 @@ type LaunchIntended struct {
 
 func (x *LaunchIntended) Reset() {
 	*x = LaunchIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2674,7 +2955,7 @@ func (x *LaunchIntended) String() string {
 func (*LaunchIntended) ProtoMessage() {}
 
 func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2687,7 +2968,7 @@ func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchIntended.ProtoReflect.Descriptor instead.
 func (*LaunchIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LaunchIntended) GetKey() string {
@@ -2748,7 +3029,7 @@ type LaunchSettled struct {
 
 func (x *LaunchSettled) Reset() {
 	*x = LaunchSettled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3041,7 @@ func (x *LaunchSettled) String() string {
 func (*LaunchSettled) ProtoMessage() {}
 
 func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3054,7 @@ func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchSettled.ProtoReflect.Descriptor instead.
 func (*LaunchSettled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LaunchSettled) GetKey() string {
@@ -2822,7 +3103,7 @@ type LaunchedNode struct {
 
 func (x *LaunchedNode) Reset() {
 	*x = LaunchedNode{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +3115,7 @@ func (x *LaunchedNode) String() string {
 func (*LaunchedNode) ProtoMessage() {}
 
 func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +3128,7 @@ func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchedNode.ProtoReflect.Descriptor instead.
 func (*LaunchedNode) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LaunchedNode) GetNode() string {
@@ -2880,7 +3161,7 @@ type NodeJoined struct {
 
 func (x *NodeJoined) Reset() {
 	*x = NodeJoined{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3173,7 @@ func (x *NodeJoined) String() string {
 func (*NodeJoined) ProtoMessage() {}
 
 func (x *NodeJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3186,7 @@ func (x *NodeJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeJoined.ProtoReflect.Descriptor instead.
 func (*NodeJoined) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeJoined) GetNode() string {
@@ -2927,7 +3208,7 @@ type NodeNoticed struct {
 
 func (x *NodeNoticed) Reset() {
 	*x = NodeNoticed{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3220,7 @@ func (x *NodeNoticed) String() string {
 func (*NodeNoticed) ProtoMessage() {}
 
 func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3233,7 @@ func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNoticed.ProtoReflect.Descriptor instead.
 func (*NodeNoticed) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeNoticed) GetNode() string {
@@ -2987,7 +3268,7 @@ type NodeReleaseIntended struct {
 
 func (x *NodeReleaseIntended) Reset() {
 	*x = NodeReleaseIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2999,7 +3280,7 @@ func (x *NodeReleaseIntended) String() string {
 func (*NodeReleaseIntended) ProtoMessage() {}
 
 func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3012,7 +3293,7 @@ func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReleaseIntended.ProtoReflect.Descriptor instead.
 func (*NodeReleaseIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeReleaseIntended) GetNode() string {
@@ -3040,7 +3321,7 @@ type NodeGone struct {
 
 func (x *NodeGone) Reset() {
 	*x = NodeGone{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3333,7 @@ func (x *NodeGone) String() string {
 func (*NodeGone) ProtoMessage() {}
 
 func (x *NodeGone) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3346,7 @@ func (x *NodeGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGone.ProtoReflect.Descriptor instead.
 func (*NodeGone) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeGone) GetNode() string {
@@ -3086,7 +3367,7 @@ var File_orchestrator_event_event_proto protoreflect.FileDescriptor
 
 const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\x9e\x11\n" +
+	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xda\x12\n" +
 	"\x04Fact\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -3098,7 +3379,9 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x0foffers_observed\x18\f \x01(\v2#.nightshift.event.v1.OffersObservedH\x00R\x0eoffersObserved\x12?\n" +
 	"\n" +
 	"object_put\x18\r \x01(\v2\x1e.nightshift.event.v1.ObjectPutH\x00R\tobjectPut\x12K\n" +
-	"\x0eobject_deleted\x18\x0e \x01(\v2\".nightshift.event.v1.ObjectDeletedH\x00R\robjectDeleted\x12B\n" +
+	"\x0eobject_deleted\x18\x0e \x01(\v2\".nightshift.event.v1.ObjectDeletedH\x00R\robjectDeleted\x12j\n" +
+	"\x19object_deletion_requested\x18\x0f \x01(\v2,.nightshift.event.v1.ObjectDeletionRequestedH\x00R\x17objectDeletionRequested\x12N\n" +
+	"\x0fobject_released\x18\x10 \x01(\v2#.nightshift.event.v1.ObjectReleasedH\x00R\x0eobjectReleased\x12B\n" +
 	"\vjob_created\x18\x14 \x01(\v2\x1f.nightshift.event.v1.JobCreatedH\x00R\n" +
 	"jobCreated\x12E\n" +
 	"\fjob_admitted\x18\x15 \x01(\v2 .nightshift.event.v1.JobAdmittedH\x00R\vjobAdmitted\x12?\n" +
@@ -3163,17 +3446,42 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	" \x01(\x03R\x1cinterruptionsPerMillionHours\x1a<\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xa5\x02\n" +
 	"\tObjectPut\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x16\n" +
-	"\x06object\x18\x05 \x01(\fR\x06object\"]\n" +
+	"\x06object\x18\x05 \x01(\fR\x06object\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x06 \x03(\tR\n" +
+	"finalizers\x128\n" +
+	"\x06owners\x18\a \x03(\v2 .nightshift.event.v1.ObjectOwnerR\x06owners\x12\x1a\n" +
+	"\bdeleting\x18\b \x01(\bR\bdeleting\x12*\n" +
+	"\x11expires_unix_nano\x18\t \x01(\x03R\x0fexpiresUnixNano\"Q\n" +
+	"\vObjectOwner\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06blocks\x18\x02 \x01(\bR\x06blocks\x12\x18\n" +
+	"\aforeign\x18\x03 \x01(\bR\aforeign\"]\n" +
 	"\rObjectDeleted\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\x95\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x87\x01\n" +
+	"\x17ObjectDeletionRequested\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x04 \x03(\tR\n" +
+	"finalizers\"\x96\x01\n" +
+	"\x0eObjectReleased\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x04 \x03(\tR\n" +
+	"finalizers\x12\x16\n" +
+	"\x06owners\x18\x05 \x03(\tR\x06owners\"\x95\x01\n" +
 	"\n" +
 	"JobCreated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -3353,91 +3661,97 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_orchestrator_event_event_proto_goTypes = []any{
-	(PodFinished_Outcome)(0),     // 0: nightshift.event.v1.PodFinished.Outcome
-	(*Fact)(nil),                 // 1: nightshift.event.v1.Fact
-	(*TermBegan)(nil),            // 2: nightshift.event.v1.TermBegan
-	(*FleetClosed)(nil),          // 3: nightshift.event.v1.FleetClosed
-	(*JobParked)(nil),            // 4: nightshift.event.v1.JobParked
-	(*JobUnparked)(nil),          // 5: nightshift.event.v1.JobUnparked
-	(*OffersObserved)(nil),       // 6: nightshift.event.v1.OffersObserved
-	(*Offer)(nil),                // 7: nightshift.event.v1.Offer
-	(*ObjectPut)(nil),            // 8: nightshift.event.v1.ObjectPut
-	(*ObjectDeleted)(nil),        // 9: nightshift.event.v1.ObjectDeleted
-	(*JobCreated)(nil),           // 10: nightshift.event.v1.JobCreated
-	(*JobUpdated)(nil),           // 11: nightshift.event.v1.JobUpdated
-	(*JobAdmitted)(nil),          // 12: nightshift.event.v1.JobAdmitted
-	(*Profile)(nil),              // 13: nightshift.event.v1.Profile
-	(*JobDenied)(nil),            // 14: nightshift.event.v1.JobDenied
-	(*JobStarted)(nil),           // 15: nightshift.event.v1.JobStarted
-	(*JobConditionSet)(nil),      // 16: nightshift.event.v1.JobConditionSet
-	(*JobDeletionRequested)(nil), // 17: nightshift.event.v1.JobDeletionRequested
-	(*JobDeleted)(nil),           // 18: nightshift.event.v1.JobDeleted
-	(*ReceiptIssued)(nil),        // 19: nightshift.event.v1.ReceiptIssued
-	(*Receipt)(nil),              // 20: nightshift.event.v1.Receipt
-	(*EvictionTally)(nil),        // 21: nightshift.event.v1.EvictionTally
-	(*PodCreated)(nil),           // 22: nightshift.event.v1.PodCreated
-	(*PodBound)(nil),             // 23: nightshift.event.v1.PodBound
-	(*PodUnplaceable)(nil),       // 24: nightshift.event.v1.PodUnplaceable
-	(*PodStarted)(nil),           // 25: nightshift.event.v1.PodStarted
-	(*PodRestarted)(nil),         // 26: nightshift.event.v1.PodRestarted
-	(*PodStopping)(nil),          // 27: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),          // 28: nightshift.event.v1.PodFinished
-	(*ContainerResult)(nil),      // 29: nightshift.event.v1.ContainerResult
-	(*LaunchIntended)(nil),       // 30: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),        // 31: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),         // 32: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),           // 33: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),          // 34: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),  // 35: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),             // 36: nightshift.event.v1.NodeGone
-	nil,                          // 37: nightshift.event.v1.Offer.ResourcesEntry
+	(PodFinished_Outcome)(0),        // 0: nightshift.event.v1.PodFinished.Outcome
+	(*Fact)(nil),                    // 1: nightshift.event.v1.Fact
+	(*TermBegan)(nil),               // 2: nightshift.event.v1.TermBegan
+	(*FleetClosed)(nil),             // 3: nightshift.event.v1.FleetClosed
+	(*JobParked)(nil),               // 4: nightshift.event.v1.JobParked
+	(*JobUnparked)(nil),             // 5: nightshift.event.v1.JobUnparked
+	(*OffersObserved)(nil),          // 6: nightshift.event.v1.OffersObserved
+	(*Offer)(nil),                   // 7: nightshift.event.v1.Offer
+	(*ObjectPut)(nil),               // 8: nightshift.event.v1.ObjectPut
+	(*ObjectOwner)(nil),             // 9: nightshift.event.v1.ObjectOwner
+	(*ObjectDeleted)(nil),           // 10: nightshift.event.v1.ObjectDeleted
+	(*ObjectDeletionRequested)(nil), // 11: nightshift.event.v1.ObjectDeletionRequested
+	(*ObjectReleased)(nil),          // 12: nightshift.event.v1.ObjectReleased
+	(*JobCreated)(nil),              // 13: nightshift.event.v1.JobCreated
+	(*JobUpdated)(nil),              // 14: nightshift.event.v1.JobUpdated
+	(*JobAdmitted)(nil),             // 15: nightshift.event.v1.JobAdmitted
+	(*Profile)(nil),                 // 16: nightshift.event.v1.Profile
+	(*JobDenied)(nil),               // 17: nightshift.event.v1.JobDenied
+	(*JobStarted)(nil),              // 18: nightshift.event.v1.JobStarted
+	(*JobConditionSet)(nil),         // 19: nightshift.event.v1.JobConditionSet
+	(*JobDeletionRequested)(nil),    // 20: nightshift.event.v1.JobDeletionRequested
+	(*JobDeleted)(nil),              // 21: nightshift.event.v1.JobDeleted
+	(*ReceiptIssued)(nil),           // 22: nightshift.event.v1.ReceiptIssued
+	(*Receipt)(nil),                 // 23: nightshift.event.v1.Receipt
+	(*EvictionTally)(nil),           // 24: nightshift.event.v1.EvictionTally
+	(*PodCreated)(nil),              // 25: nightshift.event.v1.PodCreated
+	(*PodBound)(nil),                // 26: nightshift.event.v1.PodBound
+	(*PodUnplaceable)(nil),          // 27: nightshift.event.v1.PodUnplaceable
+	(*PodStarted)(nil),              // 28: nightshift.event.v1.PodStarted
+	(*PodRestarted)(nil),            // 29: nightshift.event.v1.PodRestarted
+	(*PodStopping)(nil),             // 30: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),             // 31: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),         // 32: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),          // 33: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),           // 34: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),            // 35: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),              // 36: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),             // 37: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),     // 38: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),                // 39: nightshift.event.v1.NodeGone
+	nil,                             // 40: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
 	2,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
 	3,  // 1: nightshift.event.v1.Fact.fleet_closed:type_name -> nightshift.event.v1.FleetClosed
 	6,  // 2: nightshift.event.v1.Fact.offers_observed:type_name -> nightshift.event.v1.OffersObserved
 	8,  // 3: nightshift.event.v1.Fact.object_put:type_name -> nightshift.event.v1.ObjectPut
-	9,  // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
-	10, // 5: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
-	12, // 6: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
-	14, // 7: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
-	15, // 8: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
-	16, // 9: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
-	17, // 10: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
-	18, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
-	19, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
-	11, // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
-	4,  // 14: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
-	5,  // 15: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
-	22, // 16: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
-	23, // 17: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
-	24, // 18: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
-	25, // 19: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
-	26, // 20: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
-	27, // 21: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
-	28, // 22: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
-	30, // 23: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
-	31, // 24: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
-	33, // 25: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
-	34, // 26: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
-	35, // 27: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
-	36, // 28: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
-	7,  // 29: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	37, // 30: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
-	13, // 31: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
-	20, // 32: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	21, // 33: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
-	0,  // 34: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	29, // 35: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
-	7,  // 36: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	32, // 37: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	10, // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
+	11, // 5: nightshift.event.v1.Fact.object_deletion_requested:type_name -> nightshift.event.v1.ObjectDeletionRequested
+	12, // 6: nightshift.event.v1.Fact.object_released:type_name -> nightshift.event.v1.ObjectReleased
+	13, // 7: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
+	15, // 8: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
+	17, // 9: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
+	18, // 10: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
+	19, // 11: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
+	20, // 12: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
+	21, // 13: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
+	22, // 14: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
+	14, // 15: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
+	4,  // 16: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
+	5,  // 17: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
+	25, // 18: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
+	26, // 19: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
+	27, // 20: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
+	28, // 21: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
+	29, // 22: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
+	30, // 23: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
+	31, // 24: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
+	33, // 25: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
+	34, // 26: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
+	36, // 27: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
+	37, // 28: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
+	38, // 29: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
+	39, // 30: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
+	7,  // 31: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
+	40, // 32: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	9,  // 33: nightshift.event.v1.ObjectPut.owners:type_name -> nightshift.event.v1.ObjectOwner
+	16, // 34: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
+	23, // 35: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
+	24, // 36: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	0,  // 37: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	32, // 38: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	7,  // 39: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	35, // 40: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -3451,6 +3765,8 @@ func file_orchestrator_event_event_proto_init() {
 		(*Fact_OffersObserved)(nil),
 		(*Fact_ObjectPut)(nil),
 		(*Fact_ObjectDeleted)(nil),
+		(*Fact_ObjectDeletionRequested)(nil),
+		(*Fact_ObjectReleased)(nil),
 		(*Fact_JobCreated)(nil),
 		(*Fact_JobAdmitted)(nil),
 		(*Fact_JobDenied)(nil),
@@ -3482,7 +3798,7 @@ func file_orchestrator_event_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

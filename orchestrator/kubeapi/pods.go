@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiserver/pkg/warning"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/printed"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
@@ -21,7 +22,7 @@ type pods struct{ *resource }
 
 func newPods(s *Server) *pods {
 	r := newResource(s, view.Pods, corev1.GroupName, "pod", true,
-		func() runtime.Object { return &corev1.Pod{} }, func() runtime.Object { return &corev1.PodList{} }, podTable, "po")
+		func() runtime.Object { return &corev1.Pod{} }, func() runtime.Object { return &corev1.PodList{} }, printed.Pods, "po")
 	r.categories = []string{"all"}
 	return &pods{resource: r}
 }
@@ -81,17 +82,11 @@ func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjec
 		}
 		deleted = append(deleted, record)
 	}
-	return p.listOf(deleted, version)
+	return p.listOf(view.Page{Records: deleted, Version: version})
 }
 
 // newNodes serves core/v1 nodes, read-only: they are bought and given back by the engine alone.
 func newNodes(s *Server) *resource {
 	return newResource(s, view.Nodes, corev1.GroupName, "node", false,
-		func() runtime.Object { return &corev1.Node{} }, func() runtime.Object { return &corev1.NodeList{} }, nodeTable, "no")
-}
-
-// newEvents serves core/v1 events, read-only: they are made from facts.
-func newEvents(s *Server) *resource {
-	return newResource(s, view.Events, corev1.GroupName, "event", true,
-		func() runtime.Object { return &corev1.Event{} }, func() runtime.Object { return &corev1.EventList{} }, eventTable, "ev")
+		func() runtime.Object { return &corev1.Node{} }, func() runtime.Object { return &corev1.NodeList{} }, printed.Nodes, "no")
 }

@@ -2,6 +2,8 @@ package view
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -211,10 +213,8 @@ func eventRecord(seq uint64, at time.Time, about subject, what said) *Record {
 		Source: corev1.EventSource{Component: what.by}, ReportingController: what.by,
 	}
 	key := Key{namespace, shown.Name}
-	return &Record{key: key, id: eventID(key), version: seq, content: &fixedContent{shown: shown, selectable: eventFields(shown)}}
+	return &Record{key: key, id: key.id(), version: seq, content: &fixedContent{shown: shown, selectable: eventFields(shown)}}
 }
-
-func eventID(key Key) string { return key.Namespace + "/" + key.Name }
 
 // eventFields are those of pkg/registry/core/event/strategy.go: ToSelectableFields.
 func eventFields(shown *corev1.Event) fields.Set {
@@ -226,11 +226,24 @@ func eventFields(shown *corev1.Event) fields.Set {
 	}
 }
 
-// dropEvents adds the new events to those that are kept and returns the ones that go for them. New ones may go at once.
-func (v *View) dropEvents(added []*Record) []*Record {
-	v.events = append(v.events, added...)
-	surplus := max(0, len(v.events)-v.maxEvents)
-	dropped := v.events[:surplus:surplus]
-	v.events = v.events[surplus:]
+// eventsLast is how long an event is kept, as by kube-apiserver (--event-ttl).
+const eventsLast = time.Hour
+
+// dropEvents adds the new events to those that are kept and returns the ones that go: for them, or for their age. New ones may go at once.
+func (v *View) dropEvents(added []*Record, now time.Time) (dropped []*Record) {
+	for _, record := range added {
+		v.events[record.key.Namespace] = append(v.events[record.key.Namespace], record)
+	}
+	for _, namespace := range slices.Sorted(maps.Keys(v.events)) {
+		events := v.events[namespace]
+		surplus := max(0, len(events)-v.maxEvents)
+		for surplus < len(events) && now.Sub(events[surplus].content.(*fixedContent).shown.GetCreationTimestamp().Time) >= eventsLast {
+			surplus++
+		}
+		dropped = append(dropped, events[:surplus]...)
+		if v.events[namespace] = events[surplus:]; surplus == len(events) {
+			delete(v.events, namespace)
+		}
+	}
 	return dropped
 }

@@ -1,4 +1,6 @@
-package kubeapi
+// Package printed says how the objects of the API are printed: the columns and cells of Kubernetes' own printers
+// (pkg/printers/internalversion/printers.go), with what Nightshift has to say beside them.
+package printed
 
 import (
 	"fmt"
@@ -16,8 +18,8 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
-// table says how a resource is printed: the columns and cells of Kubernetes' own printers (pkg/printers/internalversion/printers.go).
-type table struct {
+// Table says how a resource is printed.
+type Table struct {
 	columns []metav1.TableColumnDefinition
 	// cells of one object, one a column.
 	cells func(object runtime.Object, now time.Time) []any
@@ -25,8 +27,8 @@ type table struct {
 	conditions func(object runtime.Object) []metav1.TableRowCondition
 }
 
-// convert prints one object or a list.
-func (t table) convert(object, options runtime.Object, now time.Time) (*metav1.Table, error) {
+// Convert prints one object or a list, at a time.
+func (t Table) Convert(object, options runtime.Object, now time.Time) (*metav1.Table, error) {
 	printed := &metav1.Table{}
 	if list, err := meta.ListAccessor(object); err == nil {
 		printed.ResourceVersion, printed.Continue = list.GetResourceVersion(), list.GetContinue()
@@ -85,7 +87,8 @@ func orNone(text string) string {
 	return text
 }
 
-var jobTable = table{
+// Jobs are printed so.
+var Jobs = Table{
 	columns: []metav1.TableColumnDefinition{
 		nameColumn, column("Status", "Status of the job."), column("Completions", batchv1.JobStatus{}.SwaggerDoc()["succeeded"]),
 		column("Duration", "Time required to complete the job."), ageColumn,
@@ -146,7 +149,8 @@ func jobState(job *batchv1.Job) string {
 	return "Running"
 }
 
-var podTable = table{
+// Pods are printed so.
+var Pods = Table{
 	columns: []metav1.TableColumnDefinition{
 		nameColumn, column("Ready", "The aggregate readiness state of this pod for accepting traffic."),
 		column("Status", "The aggregate status of the containers in this pod."),
@@ -205,7 +209,8 @@ func podState(pod *corev1.Pod) string {
 	return string(pod.Status.Phase)
 }
 
-var nodeTable = table{
+// Nodes are printed so.
+var Nodes = Table{
 	columns: []metav1.TableColumnDefinition{
 		nameColumn, column("Status", "The status of the node"), column("Roles", "The roles of the node"), ageColumn,
 		column("Version", corev1.NodeSystemInfo{}.SwaggerDoc()["kubeletVersion"]),
@@ -234,7 +239,8 @@ var nodeTable = table{
 	},
 }
 
-var namespaceTable = table{
+// Namespaces are printed so.
+var Namespaces = Table{
 	columns: []metav1.TableColumnDefinition{nameColumn, column("Status", "The status of the namespace"), ageColumn},
 	cells: func(object runtime.Object, now time.Time) []any {
 		namespace := object.(*corev1.Namespace)
@@ -242,7 +248,8 @@ var namespaceTable = table{
 	},
 }
 
-var eventTable = table{
+// Events are printed so.
+var Events = Table{
 	columns: []metav1.TableColumnDefinition{
 		column("Last Seen", corev1.Event{}.SwaggerDoc()["lastTimestamp"]), column("Type", corev1.Event{}.SwaggerDoc()["type"]),
 		column("Reason", corev1.Event{}.SwaggerDoc()["reason"]), column("Object", corev1.Event{}.SwaggerDoc()["involvedObject"]),
