@@ -78,6 +78,9 @@ type DeleteJob struct{ Namespace, Name, UID string }
 // DeletePod stops a pod. The Job counts it as failed, as in Kubernetes: at once, or with podReplacementPolicy Failed when it has failed. UID, if not empty, must be the pod's.
 type DeletePod struct{ Namespace, Name, UID string }
 
+// EvictPod stops a pod as an eviction, as Kubernetes' Eviction API does. UID, if not empty, must be the pod's.
+type EvictPod struct{ Namespace, Name, UID string }
+
 // PutObject creates or replaces an API object that the engine does not interpret.
 type PutObject struct{ object.Put }
 
@@ -158,6 +161,7 @@ func (AdmitJob) command()       {}
 func (DenyJob) command()        {}
 func (DeleteJob) command()      {}
 func (DeletePod) command()      {}
+func (EvictPod) command()       {}
 func (PutObject) command()      {}
 func (DeleteObject) command()   {}
 func (ObserveOffers) command()  {}

@@ -63,6 +63,8 @@ func Decide(state *State, command Command, now time.Time) ([]*event.Fact, error)
 		err = d.deleteJob(command)
 	case DeletePod:
 		err = d.deletePod(command)
+	case EvictPod:
+		err = d.evictPod(command)
 	case PutObject:
 		err = d.ofObjects(d.state.Objects.Put(&command.Put, d.now))
 	case DeleteObject:

@@ -66,16 +66,43 @@ func (d *draft) settleParked(owner *Job) {
 	}
 }
 
-func (d *draft) deletePod(command DeletePod) error {
-	pod, ok := d.state.PodOf(command.Namespace, command.Name)
+// livePod returns a pod that can be told to end.
+func (d *draft) livePod(namespace, name, uid string) (*Pod, error) {
+	pod, ok := d.state.PodOf(namespace, name)
 	if !ok {
-		return reject(NotFound, "pods %q not found", command.Name)
+		return nil, reject(NotFound, "pods %q not found", name)
 	}
-	if command.UID != "" && command.UID != pod.UID() {
-		return reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", command.UID, pod.UID())
+	if uid != "" && uid != pod.UID() {
+		return nil, reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", uid, pod.UID())
 	}
 	if !pod.IsLive() {
-		return reject(Unfit, "pod %q has ended; it goes when its Job is deleted", command.Name)
+		return nil, reject(Unfit, "pod %q has ended; it goes when its Job is deleted", name)
+	}
+	return pod, nil
+}
+
+func (d *draft) evictPod(command EvictPod) error {
+	pod, err := d.livePod(command.Namespace, command.Name, command.UID)
+	if err != nil {
+		return err
+	}
+	if !pod.IsStopping() {
+		// The words are those of pkg/registry/core/pod/storage/eviction.go.
+		stopping := &event.PodStopping{
+			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", Eviction: true, GraceSeconds: pod.template.GraceSeconds,
+		}
+		if pod.Job().Spec.StrictUpstream {
+			d.failNow(pod, stopping)
+		}
+		d.stopPod(pod, stopping)
+	}
+	return nil
+}
+
+func (d *draft) deletePod(command DeletePod) error {
+	pod, err := d.livePod(command.Namespace, command.Name, command.UID)
+	if err != nil {
+		return err
 	}
 	if !pod.IsStopping() {
 		stopping := &event.PodStopping{Reason: reasonDeleted, Message: "the pod was deleted", GraceSeconds: pod.template.GraceSeconds}

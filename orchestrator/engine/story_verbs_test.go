@@ -66,6 +66,8 @@ func (s *story) verb(words []string) []string {
 		return s.submit(DeleteJob{Namespace: a.namespace(), Name: names[0]})
 	case "delete-pod":
 		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name()})
+	case "evict-pod":
+		return s.submit(EvictPod{Namespace: "default", Name: s.pod(names[0]).Name()})
 	case "settle":
 		return s.submit(a.settle())
 	case "join":

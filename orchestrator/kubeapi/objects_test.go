@@ -11,6 +11,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -351,5 +352,69 @@ func TestWhatBelongsInEveryNamespaceComesBack(t *testing.T) {
 	restored := (<-back.ResultChan()).Object.(*corev1.ConfigMap)
 	if !bytes.Equal([]byte(restored.Data["ca.crt"]), p.authority.CAPEM()) || len(restored.Data) != 1 {
 		t.Errorf("the certificate is restored to %v", restored.Data)
+	}
+}
+
+func TestEventsAreWrittenBesideThoseThatAreMadeOfFacts(t *testing.T) {
+	p := newPlane(t)
+	p.create(newJob("a", 1))
+	events := p.client.CoreV1().Events("default")
+	made, err := events.List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=a"})
+	p.must(err)
+	written, err := events.Create(t.Context(), &corev1.Event{
+		ObjectMeta: metav1.ObjectMeta{Name: "w"}, InvolvedObject: corev1.ObjectReference{Kind: "Job", Namespace: "default", Name: "a"}, Reason: "Noted", Type: "Normal", Count: 1,
+		FirstTimestamp: metav1.Now(), LastTimestamp: metav1.Now(),
+	}, metav1.CreateOptions{})
+	p.must(err)
+	again, err := events.Patch(t.Context(), "w", types.StrategicMergePatchType, []byte(`{"count":2}`), metav1.PatchOptions{})
+	if err != nil || again.Count != 2 || again.UID != written.UID {
+		t.Errorf("seen again it is %+v, %v", again, err)
+	}
+	all, err := events.List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=a"})
+	if err != nil || len(made.Items) == 0 || len(all.Items) != len(made.Items)+1 {
+		t.Errorf("of %d events %d are listed, %v", len(made.Items)+1, len(all.Items), err)
+	}
+	p.until("it is to go in an hour", func(s *engine.State) bool {
+		kept, ok := s.Objects.Get(object.Key{Resource: "events", Namespace: "default", Name: "w"})
+		return ok && kept.Expires.Sub(time.Now()) > 59*time.Minute && kept.Expires.Sub(time.Now()) <= time.Hour
+	})
+	if err := events.Delete(t.Context(), made.Items[0].Name, metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("an event that was made of a fact is deleted: %v", err)
+	}
+	p.must(events.Delete(t.Context(), "w", metav1.DeleteOptions{}))
+}
+
+func TestAnEvictionByTheAPIIsNoFailure(t *testing.T) {
+	p := newPlane(t)
+	p.create(newJob("a", 2))
+	p.supply()
+	pods := p.report("a", engine.ReportRunning, 0)
+	evict := func(uid string, dry ...string) error {
+		return p.client.PolicyV1().Evictions("default").Evict(t.Context(), &policyv1.Eviction{
+			ObjectMeta:    metav1.ObjectMeta{Name: pods[0].Name, Namespace: "default"},
+			DeleteOptions: &metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(uid), DryRun: dry},
+		})
+	}
+	if err := evict("other"); !apierrors.IsConflict(err) {
+		t.Errorf("another pod's eviction: %v", err)
+	}
+	p.must(evict(pods[0].UID, metav1.DryRunAll))
+	if got, err := p.client.CoreV1().Pods("default").Get(t.Context(), pods[0].Name, metav1.GetOptions{}); err != nil || got.DeletionTimestamp != nil {
+		t.Errorf("after a dry run the pod is %+v, %v", got.ObjectMeta, err)
+	}
+	p.must(evict(pods[0].UID))
+	p.report("a", engine.ReportFailed, 143)
+	got, err := p.client.CoreV1().Pods("default").Get(t.Context(), pods[0].Name, metav1.GetOptions{})
+	p.must(err)
+	found := false
+	for _, condition := range got.Status.Conditions {
+		found = found || condition.Type == corev1.DisruptionTarget && condition.Reason == "EvictionByEvictionAPI"
+	}
+	if !found {
+		t.Errorf("the evicted pod shows %+v", got.Status.Conditions)
+	}
+	job, err := p.client.BatchV1().Jobs("default").Get(t.Context(), "a", metav1.GetOptions{})
+	if err != nil || job.Status.Failed != 1 {
+		t.Errorf("of two that ended, one of them evicted, %d are failures, %v", job.Status.Failed, err)
 	}
 }

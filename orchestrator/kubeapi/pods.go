@@ -4,10 +4,12 @@ import (
 	"context"
 
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/apiserver/pkg/warning"
@@ -83,6 +85,55 @@ func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjec
 		deleted = append(deleted, record)
 	}
 	return p.listOf(view.Page{Records: deleted, Version: version})
+}
+
+// podEviction serves pods/eviction, of which `kubectl drain` makes use. There are no disruption budgets that could be in the way.
+type podEviction struct{ of *pods }
+
+// New implements rest.Storage.
+func (e *podEviction) New() runtime.Object { return &policyv1.Eviction{} }
+
+// Destroy implements rest.Storage.
+func (e *podEviction) Destroy() {}
+
+// GroupVersionKind implements rest.GroupVersionKindProvider.
+func (e *podEviction) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
+	return policyv1.SchemeGroupVersion.WithKind("Eviction")
+}
+
+// Create implements rest.NamedCreater: the pod is told to end, and that is no failure of its Job.
+func (e *podEviction) Create(ctx context.Context, name string, given runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
+	eviction := given.(*policyv1.Eviction)
+	if eviction.Name != "" && eviction.Name != name {
+		return nil, apierrors.NewBadRequest("name in URL does not match name in Eviction object")
+	}
+	record, ok := e.of.view().Get(e.of.kind, e.of.key(ctx, name))
+	if !ok {
+		return nil, apierrors.NewNotFound(e.of.group, name)
+	}
+	pod := record.Object().(*corev1.Pod)
+	wanted := eviction.DeleteOptions
+	if wanted == nil {
+		wanted = &metav1.DeleteOptions{}
+	}
+	if err := checkPreconditions(wanted.Preconditions, pod, e.of.group); err != nil {
+		return nil, err
+	}
+	if validate != nil {
+		if err := validate(ctx, given.DeepCopyObject()); err != nil {
+			return nil, err
+		}
+	}
+	if !dryrun.IsDryRun(options.DryRun) && !dryrun.IsDryRun(wanted.DryRun) {
+		seq, err := e.of.server.config.Submitter.Submit(ctx, engine.EvictPod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)})
+		if err == nil {
+			err = e.of.view().WaitFor(ctx, seq)
+		}
+		if err != nil {
+			return nil, apiError(err, e.of.group, name)
+		}
+	}
+	return &metav1.Status{Status: metav1.StatusSuccess}, nil
 }
 
 // newNodes serves core/v1 nodes, read-only: they are bought and given back by the engine alone.

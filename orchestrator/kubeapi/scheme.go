@@ -12,6 +12,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -32,8 +33,9 @@ type machinery struct {
 // kinds are the types that the API serves; each is its own internal version, so that nothing is ever converted.
 func kinds() map[schema.GroupVersion][]runtime.Object {
 	served := map[schema.GroupVersion][]runtime.Object{
-		batchv1.SchemeGroupVersion: {&batchv1.Job{}, &batchv1.JobList{}},
-		corev1.SchemeGroupVersion:  {&corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{}},
+		batchv1.SchemeGroupVersion:  {&batchv1.Job{}, &batchv1.JobList{}},
+		corev1.SchemeGroupVersion:   {&corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{}},
+		policyv1.SchemeGroupVersion: {&policyv1.Eviction{}},
 		authorizationv1.SchemeGroupVersion: {
 			&authorizationv1.SelfSubjectAccessReview{}, &authorizationv1.SelfSubjectRulesReview{},
 		},

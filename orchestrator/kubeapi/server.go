@@ -227,7 +227,7 @@ func (s *Server) storage() map[string]map[string]rest.Storage {
 	served[batchv1.GroupName] = map[string]rest.Storage{"jobs": jobs, "jobs/status": &jobStatus{jobs}}
 	served[authorizationv1.GroupName] = map[string]rest.Storage{"selfsubjectaccessreviews": accessReviews{}, "selfsubjectrulesreviews": rulesReviews{}}
 	core := served[corev1.GroupName]
-	core["pods"], core["pods/log"], core["nodes"] = pods, newPodLog(s, pods), newNodes(s)
+	core["pods"], core["pods/log"], core["pods/eviction"], core["nodes"] = pods, newPodLog(s, pods), &podEviction{pods}, newNodes(s)
 	return served
 }
 

@@ -229,7 +229,8 @@ func eventFields(shown *corev1.Event) fields.Set {
 // eventsLast is how long an event is kept, as by kube-apiserver (--event-ttl).
 const eventsLast = time.Hour
 
-// dropEvents adds the new events to those that are kept and returns the ones that go: for them, or for their age. New ones may go at once.
+// dropEvents adds the new events to those that are kept and returns the ones that go: for them, for their age, or with their namespace. New ones may
+// go at once.
 func (v *View) dropEvents(added []*Record, now time.Time) (dropped []*Record) {
 	for _, record := range added {
 		v.events[record.key.Namespace] = append(v.events[record.key.Namespace], record)
@@ -237,6 +238,9 @@ func (v *View) dropEvents(added []*Record, now time.Time) (dropped []*Record) {
 	for _, namespace := range slices.Sorted(maps.Keys(v.events)) {
 		events := v.events[namespace]
 		surplus := max(0, len(events)-v.maxEvents)
+		if _, there := v.objects[touch{Namespaces, Key{"", namespace}.id()}]; !there {
+			surplus = len(events) // they go with it
+		}
 		for surplus < len(events) && now.Sub(events[surplus].content.(*fixedContent).shown.GetCreationTimestamp().Time) >= eventsLast {
 			surplus++
 		}

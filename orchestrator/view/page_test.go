@@ -60,6 +60,26 @@ func TestAPageIsOfItsVersionUntilThatIsKeptNoMore(t *testing.T) {
 	}
 }
 
+func TestEventsGoWithTheirNamespace(t *testing.T) {
+	w := newWorld(t, view.Options{})
+	w.do(engine.PutObject{Put: object.Put{Key: object.Key{Resource: "namespaces", Name: "team"}, UID: "n", Create: true, Object: []byte(`{"metadata":{"name":"team"}}`)}})
+	w.do(engine.PutObject{Put: object.Put{
+		Key: object.Key{Resource: "events", Namespace: "team", Name: "written"}, UID: "e", Create: true, Object: []byte(`{"metadata":{"name":"written","namespace":"team"}}`),
+	}})
+	if events, _ := w.view.List(view.Events, view.Selection{Namespace: "team"}); len(events) != 1 {
+		t.Fatalf("%d events are shown", len(events))
+	}
+	w.do(engine.PutObject{Put: object.Put{
+		Key: object.Key{Resource: "namespaces", Name: "team"}, UID: "n", Deleting: true, Object: []byte(`{"metadata":{"name":"team","deletionTimestamp":"2026-03-01T22:00:00Z"}}`),
+	}})
+	if events, _ := w.view.List(view.Events, view.Selection{Namespace: "team"}); len(events) != 0 {
+		t.Errorf("%d events are left", len(events))
+	}
+	if _, there := w.view.Get(view.Namespaces, view.Key{Name: "team"}); there {
+		t.Error("the namespace is left")
+	}
+}
+
 func TestEventsGoAfterAnHour(t *testing.T) {
 	w := newWorld(t, view.Options{})
 	count := func() int {
