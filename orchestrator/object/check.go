@@ -28,6 +28,8 @@ func (s *Store) Check(outside Outside) (broken []error) {
 		holds(o.Namespace == "" || has, "%v is in a namespace that does not exist", o.Key)
 		holds(!o.Deleting || len(o.Finalizers) > 0 || o.Resource == Namespaces, "%v is being deleted, has no finalizers and is there", o.Key)
 		holds(o.Deleting || !s.Terminating(o.Namespace), "%v is in a namespace that is being deleted, and is not", o.Key)
+		goes := o.Resource == Namespaces && o.Deleting && len(o.Finalizers) == 0
+		holds(!goes || s.tenants[o.Name] != nil || outside.Holds(o.Name), "%v is being deleted, is empty and is there", o.Key)
 		stays := len(o.Owners) == 0 || o.Deleting
 		for _, owner := range o.Owners {
 			_, here := s.byUID[owner.UID]
