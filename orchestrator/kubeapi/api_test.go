@@ -334,6 +334,9 @@ func TestNamespacesAreTenantsAndTakeWhatIsInThemAlong(t *testing.T) {
 	if ending.Status.Phase != corev1.NamespaceTerminating || ending.DeletionTimestamp == nil {
 		t.Errorf("the namespace that is being deleted shows %+v", ending)
 	}
+	if labelled, err := namespaces.Patch(t.Context(), "team", types.MergePatchType, []byte(`{"metadata":{"labels":{"going":"yes"}}}`), metav1.PatchOptions{}); err != nil || labelled.Labels["going"] != "yes" {
+		t.Errorf("a label for the namespace that is being deleted: %v", err)
+	}
 	for what, create := range map[string]func() error{
 		"a configmap": func() error {
 			_, err := p.client.CoreV1().ConfigMaps("team").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, metav1.CreateOptions{})

@@ -1,6 +1,7 @@
 package kubeapi_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -122,6 +123,17 @@ func TestSecretsAreSealedInFactsAndInTheReadModel(t *testing.T) {
 		if string(each.Data["password"]) != plain || !strings.Contains(each.Annotations["kubectl.kubernetes.io/last-applied-configuration"], plain) || len(each.Data) != 2 {
 			t.Errorf("%s shows %v and %v", what, each.Data, each.Annotations)
 		}
+	}
+	large := bytes.Repeat([]byte{0xff}, 770_000)
+	if _, err := secrets.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "large"}, Data: map[string][]byte{"a": large}}, metav1.CreateOptions{}); err != nil {
+		t.Errorf("a large secret: %v", err)
+	}
+	if back, err := secrets.Get(t.Context(), "large", metav1.GetOptions{}); err != nil || !bytes.Equal(back.Data["a"], large) {
+		t.Errorf("a large secret comes back otherwise, %v", err)
+	}
+	_, err = secrets.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "larger"}, Data: map[string][]byte{"a": bytes.Repeat(large[:1], 800_000)}}, metav1.CreateOptions{})
+	if !apierrors.IsRequestEntityTooLargeError(err) {
+		t.Errorf("a secret that fits into no fact: %v", err)
 	}
 	got.Type = "other"
 	if _, err := secrets.Update(t.Context(), got, metav1.UpdateOptions{}); !apierrors.IsInvalid(err) {

@@ -279,6 +279,15 @@ func TestListsComeInPagesOfOneVersionAndWatchesGoOnFromIt(t *testing.T) {
 	if got := strings.Join(names, " "); got != "kube-root-ca.crt= m0=0 m1=1 m2=2 m3=3 m4=4 m5=5 m6=6" {
 		t.Errorf("the pages hold %s", got)
 	}
+	for _, name := range []string{"a", "b", "c"} {
+		p.create(newJob(name, 1))
+	}
+	some, err := p.client.BatchV1().Jobs("default").List(t.Context(), metav1.ListOptions{Limit: 2})
+	p.must(err)
+	rest, err := p.client.BatchV1().Jobs("default").List(t.Context(), metav1.ListOptions{Limit: 2, Continue: some.Continue})
+	if err != nil || len(some.Items) != 2 || len(rest.Items) != 1 || rest.Items[0].Name != "c" {
+		t.Errorf("the pages of Jobs are %v and %v, %v", some.Items, rest.Items, err)
+	}
 	if _, err := maps.List(t.Context(), metav1.ListOptions{Continue: "nonsense"}); !apierrors.IsBadRequest(err) {
 		t.Errorf("a token that nobody gave: %v", err)
 	}

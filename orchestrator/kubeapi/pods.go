@@ -87,7 +87,7 @@ func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjec
 	return p.listOf(view.Page{Records: deleted, Version: version})
 }
 
-// podEviction serves pods/eviction, of which `kubectl drain` makes use. There are no disruption budgets that could be in the way.
+// podEviction serves pods/eviction. There are no disruption budgets that could be in the way.
 type podEviction struct{ of *pods }
 
 // New implements rest.Storage.

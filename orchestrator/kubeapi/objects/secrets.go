@@ -1,12 +1,12 @@
 package objects
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -18,12 +18,6 @@ type Sealer interface {
 
 // sealedKey holds what is sealed of a Secret, in its data. No key of a user is empty.
 const sealedKey = ""
-
-// sealedPart is what is sealed of a Secret.
-type sealedPart struct {
-	Data        map[string][]byte `json:"data,omitempty"`
-	Annotations map[string]string `json:"annotations,omitempty"`
-}
 
 // purposeOf ties what is sealed to its Secret.
 func purposeOf(secret *corev1.Secret) string {
@@ -39,7 +33,9 @@ func (c Config) seal(o runtime.Object) error {
 	if c.Sealer == nil {
 		return apierrors.NewInternalError(errors.New("this control plane has no key for Secrets"))
 	}
-	plain, err := json.Marshal(sealedPart{secret.Data, secret.Annotations})
+	// Written as protobuf, in which data is as long as it is.
+	part := corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: secret.Annotations}, Data: secret.Data}
+	plain, err := part.Marshal()
 	if err != nil {
 		return apierrors.NewInternalError(err)
 	}
@@ -64,8 +60,8 @@ func (c Config) open(o runtime.Object) error {
 	if err != nil {
 		return apierrors.NewInternalError(fmt.Errorf("open secret %s/%s: %w", secret.Namespace, secret.Name, err))
 	}
-	var part sealedPart
-	if err := json.Unmarshal(plain, &part); err != nil {
+	var part corev1.Secret
+	if err := part.Unmarshal(plain); err != nil {
 		return apierrors.NewInternalError(err)
 	}
 	secret.Data, secret.Annotations = part.Data, part.Annotations

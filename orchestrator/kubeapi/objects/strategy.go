@@ -141,6 +141,10 @@ func (c Config) newStore(kind Kind) *store {
 			return genericregistry.NamespaceKeyFunc(ctx, prefix, name)
 		}
 	}
+	if kind.Resource == view.Namespaces {
+		// The engine lets a namespace go: when it is empty, and not when it is written without finalizers.
+		generic.ShouldDeleteDuringUpdate = func(context.Context, string, runtime.Object, runtime.Object) bool { return false }
+	}
 	if kind.lasts != 0 {
 		generic.TTLFunc = func(runtime.Object, uint64, bool) (uint64, error) { return uint64(kind.lasts.Seconds()), nil }
 	}

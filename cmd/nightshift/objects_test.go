@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -78,4 +79,50 @@ func TestNothingOnDiskHoldsWhatASecretHolds(t *testing.T) {
 	s.args = append(s.args, "--secrets-key-file", w.path("moved.key"))
 	s.restart()
 	s.must("get", "secret", "created")
+}
+
+func TestVersionsOfObjectsOutliveTheServer(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	s := w.serve()
+	version := func(name string) string {
+		return s.must("get", "configmap", name, "-o", "jsonpath={.metadata.resourceVersion}/{.metadata.uid}")
+	}
+	s.must("create", "configmap", "first", "--from-literal=a=b")
+	s.must("create", "namespace", "team")
+	first := version("first")
+	from, _, _ := strings.Cut(first, "/")
+	s.must("create", "configmap", "second", "--from-literal=a=b")
+	s.must("label", "configmap", "second", "a=b")
+	s.must("delete", "namespace", "team")
+	second := version("second")
+	s.current.signal(syscall.SIGKILL)
+	s.current.mustEnd(128 + int(syscall.SIGKILL))
+	s.restart()
+	if again := version("first"); again != first {
+		t.Errorf("the first is of version %s after a restart, and was of %s", again, first)
+	}
+	if again := version("second"); again != second {
+		t.Errorf("the second is of version %s after a restart, and was of %s", again, second)
+	}
+	// A watch that had seen the first object goes on behind it.
+	told := s.must("get", "--raw", "/api/v1/namespaces/default/configmaps?watch=1&timeoutSeconds=2&fieldSelector=metadata.name!=kube-root-ca.crt&resourceVersion="+from)
+	var seen []string
+	for line := range strings.Lines(told) {
+		var change struct {
+			Type   string
+			Object struct{ Metadata struct{ Name string } }
+		}
+		if err := json.Unmarshal([]byte(line), &change); err != nil {
+			t.Fatalf("the watch told %q: %v", line, err)
+		}
+		seen = append(seen, change.Type+" "+change.Object.Metadata.Name)
+	}
+	if got := strings.Join(seen, ", "); got != "ADDED second, MODIFIED second" {
+		t.Errorf("from version %s on the watch told %s", from, got)
+	}
+	s.must("create", "namespace", "team")
+	w.await("the namespace is furnished", func() bool {
+		return strings.Contains(s.must("get", "cm,sa", "-n", "team", "-o", "name"), "configmap/kube-root-ca.crt\nserviceaccount/default")
+	})
 }
