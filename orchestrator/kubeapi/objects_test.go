@@ -411,6 +411,9 @@ func TestAnEvictionByTheAPIIsNoFailure(t *testing.T) {
 	if got, err := p.client.CoreV1().Pods("default").Get(t.Context(), pods[0].Name, metav1.GetOptions{}); err != nil || got.DeletionTimestamp != nil {
 		t.Errorf("after a dry run the pod is %+v, %v", got.ObjectMeta, err)
 	}
+	if got, err := p.client.CoreV1().RESTClient().Get().Namespace("default").Resource("pods").Name(pods[0].Name).SubResource("status").Do(t.Context()).Get(); err != nil || got.(*corev1.Pod).Status.Phase != corev1.PodRunning {
+		t.Errorf("the pod's status is %v, %v", got, err)
+	}
 	p.must(evict(pods[0].UID))
 	p.report("a", engine.ReportFailed, 143)
 	got, err := p.client.CoreV1().Pods("default").Get(t.Context(), pods[0].Name, metav1.GetOptions{})

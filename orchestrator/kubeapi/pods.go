@@ -87,6 +87,25 @@ func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjec
 	return p.listOf(view.Page{Records: deleted, Version: version})
 }
 
+// podStatus serves pods/status, which is read here and written by the engine alone.
+type podStatus struct{ of *pods }
+
+// New implements rest.Storage.
+func (s *podStatus) New() runtime.Object { return s.of.New() }
+
+// Destroy implements rest.Storage.
+func (s *podStatus) Destroy() {}
+
+// Get implements rest.Getter.
+func (s *podStatus) Get(ctx context.Context, name string, options *metav1.GetOptions) (runtime.Object, error) {
+	return s.of.Get(ctx, name, options)
+}
+
+// ConvertToTable implements rest.TableConvertor.
+func (s *podStatus) ConvertToTable(ctx context.Context, object, options runtime.Object) (*metav1.Table, error) {
+	return s.of.ConvertToTable(ctx, object, options)
+}
+
 // podEviction serves pods/eviction. There are no disruption budgets that could be in the way.
 type podEviction struct{ of *pods }
 

@@ -227,7 +227,8 @@ func (s *Server) storage() map[string]map[string]rest.Storage {
 	served[batchv1.GroupName] = map[string]rest.Storage{"jobs": jobs, "jobs/status": &jobStatus{jobs}}
 	served[authorizationv1.GroupName] = map[string]rest.Storage{"selfsubjectaccessreviews": accessReviews{}, "selfsubjectrulesreviews": rulesReviews{}}
 	core := served[corev1.GroupName]
-	core["pods"], core["pods/log"], core["pods/eviction"], core["nodes"] = pods, newPodLog(s, pods), &podEviction{pods}, newNodes(s)
+	core["pods"], core["pods/status"], core["pods/log"], core["pods/eviction"] = pods, &podStatus{pods}, newPodLog(s, pods), &podEviction{pods}
+	core["nodes"] = newNodes(s)
 	return served
 }
 

@@ -38,6 +38,9 @@ func (s *Store) Check(outside Outside) (broken []error) {
 		}
 		holds(stays, "%v belongs to nothing that exists", o.Key)
 	}
+	for uid, dependents := range s.dependents {
+		holds(len(dependents) > 0, "nothing belongs to %s, and that is on record", uid)
+	}
 	holds(held == 0 && bytes == 0 && events == 0, "%d objects, %d bytes and %d events are counted and not there", held, bytes, events)
 	return broken
 }

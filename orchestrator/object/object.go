@@ -203,9 +203,7 @@ func (s *Store) put(put *event.ObjectPut, seq uint64) {
 // change changes what is known of an object that stays.
 func (s *Store) change(o *Object, seq uint64, do func()) {
 	s.touch(o)
-	for _, owner := range o.Owners {
-		delete(s.dependents[owner.UID], o)
-	}
+	s.unindex(o)
 	do()
 	o.Version = seq
 	s.index(o)
@@ -253,6 +251,14 @@ func (s *Store) index(o *Object) {
 	}
 }
 
+func (s *Store) unindex(o *Object) {
+	for _, owner := range o.Owners {
+		if delete(s.dependents[owner.UID], o); len(s.dependents[owner.UID]) == 0 {
+			delete(s.dependents, owner.UID)
+		}
+	}
+}
+
 func (s *Store) remove(o *Object) {
 	s.touch(o)
 	o.gone = true
@@ -264,11 +270,7 @@ func (s *Store) remove(o *Object) {
 	if s.byUID[o.UID] == o {
 		delete(s.byUID, o.UID)
 	}
-	for _, owner := range o.Owners {
-		if delete(s.dependents[owner.UID], o); len(s.dependents[owner.UID]) == 0 {
-			delete(s.dependents, owner.UID)
-		}
-	}
+	s.unindex(o)
 	t := s.tenants[o.Namespace]
 	if delete(t.objects, o); len(t.objects) == 0 {
 		delete(s.tenants, o.Namespace)
