@@ -385,7 +385,7 @@ func TestEventsAreWrittenBesideThoseThatAreMadeOfFacts(t *testing.T) {
 	}
 	p.until("it is to go in an hour", func(s *engine.State) bool {
 		kept, ok := s.Objects.Get(object.Key{Resource: "events", Namespace: "default", Name: "w"})
-		return ok && kept.Expires.Sub(time.Now()) > 59*time.Minute && kept.Expires.Sub(time.Now()) <= time.Hour
+		return ok && time.Until(kept.Expires) > 59*time.Minute && time.Until(kept.Expires) <= time.Hour
 	})
 	if err := events.Delete(t.Context(), made.Items[0].Name, metav1.DeleteOptions{}); !apierrors.IsForbidden(err) {
 		t.Errorf("an event that was made of a fact is deleted: %v", err)
