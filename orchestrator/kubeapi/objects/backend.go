@@ -120,17 +120,21 @@ func (b *backend) put(ctx context.Context, key string, o, old Object, ttl uint64
 	return false, b.written(o, seq, out)
 }
 
-// written gives an object as it is shown now, or as it was written if it is gone already.
+// written gives an object as its writer left it, with what the engine has changed in the same step; seq is the number of that step's last fact. If the
+// object is gone or somebody has written it since, it is what was sent: who goes on from its version learns the rest.
 func (b *backend) written(o Object, seq uint64, out runtime.Object) error {
-	shown, err := b.current(view.Key{Namespace: o.GetNamespace(), Name: o.GetName()})
-	if err != nil {
-		return err
+	record, ok := b.View.Get(b.kind.Resource, view.Key{Namespace: o.GetNamespace(), Name: o.GetName()})
+	if ok && record.Version() <= seq {
+		if shown := record.Object().(Object); shown.GetUID() == o.GetUID() {
+			if err := b.open(shown); err != nil {
+				return err
+			}
+			give(shown, out)
+			return nil
+		}
 	}
-	if shown == nil || shown.GetUID() != o.GetUID() {
-		shown = o
-		shown.SetResourceVersion(strconv.FormatUint(seq, 10))
-	}
-	give(shown, out)
+	o.SetResourceVersion(strconv.FormatUint(seq, 10))
+	give(o, out)
 	return nil
 }
 
