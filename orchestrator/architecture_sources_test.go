@@ -14,7 +14,7 @@ import (
 // pure are the packages that may be run again, under any clock, and give the same.
 var pure = []string{
 	"orchestrator/job", "orchestrator/cron", "orchestrator/event", "orchestrator/spot", "orchestrator/ledger",
-	"orchestrator/placement", "orchestrator/engine",
+	"orchestrator/placement", "orchestrator/object", "orchestrator/engine",
 }
 
 const whyPure = "old logs are replayed and nights are simulated: what it gives may depend on its arguments alone"

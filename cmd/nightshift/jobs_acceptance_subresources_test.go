@@ -10,7 +10,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -25,14 +24,6 @@ var jobsByTheirSubresources = []acceptance{
 		k.run("if mkdir started-$JOB_COMPLETION_INDEX; then exec sleep 1000; fi", count, count, indexed, backoffLimit(count-1), ignore)
 		pods := k.awaitRunning(count)
 		k.awaitLeft(count)
-		if !k.serves("v1", "pods/eviction", "create") {
-			for name := range pods {
-				if err := k.evict(name); !apierrors.IsNotFound(err) {
-					k.t.Errorf("the pod %s is evicted with %v", name, err)
-				}
-			}
-			return
-		}
 		var evictions sync.WaitGroup
 		for name := range pods {
 			evictions.Go(func() {
@@ -87,16 +78,6 @@ var jobsByTheirSubresources = []acceptance{
 			k.t.Errorf("the status that is read is that of %s at %v", read.UID, got)
 		}
 	}},
-}
-
-// serves tells whether the server says that a verb of a resource is served.
-func (k *tenant) serves(version, resource, verb string) bool {
-	k.t.Helper()
-	list, err := k.client.Discovery().ServerResourcesForGroupVersion(version)
-	k.must(err)
-	return slices.ContainsFunc(list.APIResources, func(each metav1.APIResource) bool {
-		return each.Name == resource && slices.Contains(each.Verbs, verb)
-	})
 }
 
 func (k *tenant) evict(name string) error {

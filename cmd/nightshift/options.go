@@ -25,6 +25,8 @@ type options struct {
 	evictEvery time.Duration
 	policyData string
 	traceFile  string
+	// secretsKeyFile is empty for the one in the data directory.
+	secretsKeyFile string
 	// Where the control plane listens for agents, and where they reach it.
 	agentsListen, agentsAddress string
 	// Where the log is, if not in the data directory; serve alone.

@@ -48,16 +48,22 @@ func (c *controlPlane) awaitProviders(context.Context) error {
 	return err
 }
 
+// part of a control plane is what runs until the context ends.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
 // start runs the parts until close. One that ends earlier takes all down.
-func (c *controlPlane) start() {
+func (c *controlPlane) start(more ...part) {
 	ctx, stop := context.WithCancelCause(context.Background())
 	c.running, c.stop = ctx, stop
-	for name, part := range map[string]func(context.Context) error{
-		"the writer": c.writer.Run, "admission": c.desk.Run, "the fleet": c.fleet.Run, "the keeping of reports": c.keepReports,
-		"the socket for other runs": func(ctx context.Context) error { return c.socket.Serve(ctx, c.settings.dataDir) },
-	} {
+	for _, each := range append(more, []part{
+		{"the writer", c.writer.Run}, {"admission", c.desk.Run}, {"the fleet", c.fleet.Run}, {"the keeping of reports", c.keepReports},
+		{"the socket for other runs", func(ctx context.Context) error { return c.socket.Serve(ctx, c.settings.dataDir) }},
+	}...) {
 		c.parts.Go(func() {
-			err := part(ctx)
+			name, err := each.name, each.run(ctx)
 			switch {
 			case err != nil:
 				err = fmt.Errorf("%s has failed: %w", name, err)

@@ -37,6 +37,8 @@ func newServe() *cobra.Command {
 	}
 	options.register(command)
 	options.etcd.register(command)
+	command.Flags().StringVar(&options.secretsKeyFile, "secrets-key-file", "", "file with the keys under which the data of Secrets is encrypted, 32 bytes in base64 a line, "+
+		"the first of which encrypts (default: DIR/pki/secrets.key, which is made when the first Secret is)")
 	command.Flags().StringVar(&listen, "listen", "127.0.0.1:6443", "HOST:PORT of the API; port 0 takes a free one")
 	return command
 }
@@ -102,7 +104,7 @@ func (c *controlPlane) serveAPI(ctx context.Context, listen string, stderr io.Wr
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
 	}
-	c.start()
+	c.start(part{"the furnishing of namespaces", c.api.Furnish})
 	serving, stopServing := context.WithCancel(c.running)
 	defer stopServing()
 	ended := make(chan error, 1)

@@ -29,6 +29,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/journal/etcd"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
+	"github.com/nightshift-batch/nightshift/orchestrator/seal"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
 	"github.com/nightshift-batch/nightshift/policy"
@@ -262,8 +263,15 @@ func (c *controlPlane) openFleet(context.Context) error {
 }
 
 func (c *controlPlane) openAPI(context.Context) (err error) {
+	sealer := seal.OpenOrMake(c.path("pki", "secrets.key"))
+	if file := c.settings.secretsKeyFile; file != "" {
+		if sealer, err = seal.Open(file); err != nil {
+			return usage(err)
+		}
+	}
 	c.api, err = kubeapi.New(kubeapi.Config{
-		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
+		Sealer: sealer,
+		View:   c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
 		Images: c.imagesOf, Hosts: c.settings.hosts, Logger: c.logger,
 	})
 	if err != nil {

@@ -25,6 +25,7 @@ func (s *State) Apply(fact *event.Fact) {
 		if len(s.Seed) == 0 {
 			s.Seed = body.TermBegan.GetSeed()
 		}
+		s.Objects.Begin(s.Seq)
 		for _, owner := range s.Jobs {
 			owner.parked = nil
 		}
@@ -34,14 +35,8 @@ func (s *State) Apply(fact *event.Fact) {
 		s.markAll()
 	case *event.Fact_OffersObserved:
 		s.observeOffers(body.OffersObserved.GetProvider(), body.OffersObserved.GetOffers())
-	case *event.Fact_ObjectPut:
-		put := body.ObjectPut
-		s.Objects[ObjectKey{put.GetResource(), put.GetNamespace(), put.GetName()}] = ObjectVersion{UID: put.GetUid(), Version: s.Seq, Object: put.GetObject()}
-	case *event.Fact_ObjectDeleted:
-		gone := body.ObjectDeleted
-		delete(s.Objects, ObjectKey{gone.GetResource(), gone.GetNamespace(), gone.GetName()})
 	default:
-		if !s.applyToPod(fact) && !s.applyToJob(fact) && !s.applyToNode(fact) && !s.applyToCronJob(fact) {
+		if !s.applyToPod(fact) && !s.applyToJob(fact) && !s.applyToNode(fact) && !s.applyToCronJob(fact) && !s.Objects.Apply(fact, s.Seq) {
 			panic(fmt.Sprintf("engine: fact %d is of kind %q, which Apply does not know", s.Seq, fact.GetKind()))
 		}
 	}
@@ -99,6 +94,7 @@ func (s *State) createJob(created *event.JobCreated) {
 	owner.use(object)
 	s.Jobs[owner.UID] = owner
 	s.JobNames[owner.Name] = owner.UID
+	s.enterNamespace(owner.Namespace)
 	s.undecided[owner] = true
 	s.joinCronJob(owner)
 }
@@ -160,10 +156,16 @@ func (s *State) stopsRunning(owner *Job) {
 // removeJob forgets a Job and its pods, all of which have ended.
 func (s *State) removeJob(uid string) {
 	owner := s.mustJob(uid)
+	owns := s.Objects.AnyOwned()
 	for pod := range owner.Pods() {
 		s.pods.remove(pod)
+		if owns {
+			s.Objects.OwnerChanged(pod.UID())
+		}
 	}
 	delete(s.Jobs, uid)
+	s.leaveNamespace(owner.Namespace)
+	s.Objects.OwnerChanged(uid)
 	delete(s.JobNames, owner.Name)
 	s.leaveCronJob(owner)
 	delete(s.undecided, owner)

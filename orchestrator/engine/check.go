@@ -30,7 +30,7 @@ func (s *State) Check() []error {
 		c.node(s.Nodes[name])
 	}
 	c.cronJobs()
-	return c.broken
+	return append(c.broken, s.Objects.Check(s)...)
 }
 
 type checker struct {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 )
 
 // Command asks the engine for something or tells it what was seen outside. The kinds are the structs of this file.
@@ -78,21 +79,17 @@ type DeleteJob struct{ Namespace, Name, UID string }
 // ended is removed, and what it counted for stays. UID, if not empty, must be the pod's.
 type DeletePod struct{ Namespace, Name, UID string }
 
-// PutObject creates (Version 0) or replaces an API object that the engine does not interpret.
-type PutObject struct {
-	Key    ObjectKey
-	UID    string
-	Object []byte
-	// Create refuses an object that exists.
-	Create bool
-	// Version, if not 0, must be that of the object.
-	Version uint64
-}
+// EvictPod stops a pod as an eviction, as Kubernetes' Eviction API does. UID, if not empty, must be the pod's.
+type EvictPod struct{ Namespace, Name, UID string }
 
-// DeleteObject removes such an object.
+// PutObject creates or replaces an API object that the engine does not interpret.
+type PutObject struct{ object.Put }
+
+// DeleteObject removes such an object. UID and Version, if given, must be the object's; without a version it must have no finalizers.
 type DeleteObject struct {
-	Key ObjectKey
-	UID string
+	Key     object.Key
+	UID     string
+	Version uint64
 }
 
 // ObserveOffers brings the whole list of what a provider offers.
@@ -165,6 +162,7 @@ func (AdmitJob) command()       {}
 func (DenyJob) command()        {}
 func (DeleteJob) command()      {}
 func (DeletePod) command()      {}
+func (EvictPod) command()       {}
 func (PutObject) command()      {}
 func (DeleteObject) command()   {}
 func (ObserveOffers) command()  {}
@@ -186,6 +184,10 @@ const (
 	Stale
 	// Unfit: it cannot be done in the present state, ever or for now; the message says why.
 	Unfit
+	// TooLarge: what is to be stored does not fit into a fact.
+	TooLarge
+	// NoNamespace: the namespace that it is to be done in does not exist.
+	NoNamespace
 )
 
 // Rejection is a command that was not obeyed. Nothing has changed.
@@ -204,7 +206,7 @@ func reject(kind RejectionKind, format string, arguments ...any) error {
 // first, so that there is room for those that end things.
 func Creates(command Command) bool {
 	switch c := command.(type) {
-	case CreateJob:
+	case CreateJob, CreateCronJob:
 		return true
 	case PutObject:
 		return c.Create || c.Version == 0

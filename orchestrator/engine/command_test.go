@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 )
 
 func TestWhatEndsThingsCreatesNothing(t *testing.T) {
@@ -12,9 +13,10 @@ func TestWhatEndsThingsCreatesNothing(t *testing.T) {
 		creates bool
 	}{
 		{engine.CreateJob{}, true},
-		{engine.PutObject{Create: true}, true},
+		{engine.CreateCronJob{}, true},
+		{engine.PutObject{Put: object.Put{Create: true}}, true},
 		{engine.PutObject{}, true}, // if it is not there
-		{engine.PutObject{Version: 7}, false},
+		{engine.PutObject{Put: object.Put{Version: 7}}, false},
 		{engine.UpdateJob{}, false},
 		{engine.AdmitJob{}, false},
 		{engine.DeleteJob{}, false},

@@ -82,6 +82,7 @@ func (s *State) createCronJob(created *event.CronJobCreated) {
 	owner.Name = Name{owner.Object.Namespace, created.GetName()}
 	s.CronJobs[owner.UID] = owner
 	s.CronJobNames[owner.Name] = owner.UID
+	s.enterNamespace(owner.Namespace)
 	s.touchCronJob(owner.UID)
 }
 
@@ -143,6 +144,8 @@ func (s *State) removeCronJob(owner *CronJob) {
 	delete(s.CronJobNames, owner.Name)
 	delete(s.work.cronJobs, owner)
 	s.wakeCronJob(owner, time.Time{})
+	s.leaveNamespace(owner.Namespace)
+	s.Objects.OwnerChanged(owner.UID)
 }
 
 func (s *State) mustCronJob(uid string) *CronJob {

@@ -87,6 +87,9 @@ func (d *draft) createCronJob(command CreateCronJob) error {
 	if _, taken := d.state.CronJobOf(object.Namespace, object.Name); taken {
 		return reject(AlreadyExists, "cronjobs.batch %q already exists", object.Name)
 	}
+	if err := d.ofObjects(nil, d.state.Objects.CheckNamespace(object.Namespace)); err != nil {
+		return err
+	}
 	encoded, made, err := encodeCronJob(object, command.Job)
 	if err != nil {
 		return err

@@ -4,13 +4,16 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	batchv1 "k8s.io/api/batch/v1"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 )
 
 // Step decides a command and all that follows from it, applies the facts to the state and returns them. Now is raised to the time of
@@ -63,10 +66,12 @@ func Decide(state *State, command Command, now time.Time) ([]*event.Fact, error)
 		err = d.deleteJob(command)
 	case DeletePod:
 		err = d.deletePod(command)
+	case EvictPod:
+		err = d.evictPod(command)
 	case PutObject:
-		err = d.putObject(command)
+		err = d.ofObjects(d.state.Objects.Put(&command.Put, d.now))
 	case DeleteObject:
-		err = d.deleteObject(command)
+		err = d.ofObjects(d.state.Objects.Delete(command.Key, command.UID, command.Version))
 	case ObserveOffers:
 		d.observeOffers(command)
 	case SettleLaunch:
@@ -110,27 +115,41 @@ func firstSeed(state *State, seed []byte) []byte {
 }
 
 func (d *draft) createJob(command CreateJob) error {
-	object := command.Job
-	created := &event.JobCreated{Uid: string(object.UID), Name: object.Name, SpecDigest: command.Digest, User: command.User}
-	if err := d.state.checkController(object); err != nil {
+	given := command.Job
+	created := &event.JobCreated{Uid: string(given.UID), Name: given.Name, SpecDigest: command.Digest, User: command.User}
+	if err := d.state.checkController(given); err != nil {
 		return err
 	}
-	if holder, taken := d.state.JobOf(object.Namespace, object.Name); taken {
+	if holder, taken := d.state.JobOf(given.Namespace, given.Name); taken {
 		if !command.ReplaceEnded || !holder.Ended() || holder.Receipt == nil {
-			return reject(AlreadyExists, "jobs.batch %q already exists", object.Name)
+			return reject(AlreadyExists, "jobs.batch %q already exists", given.Name)
 		}
 		created.Replaces = holder.UID
 	}
 	if d.state.Closed != "" {
 		return reject(Unfit, "no new Job is taken: %s", d.state.Closed)
 	}
-	encoded, err := json.Marshal(object)
-	if err != nil {
-		return reject(Unfit, "the Job cannot be written down: %v", err)
+	if err := d.ofObjects(nil, d.state.Objects.CheckNamespace(given.Namespace)); err != nil {
+		return err
 	}
-	created.Job = encoded
-	d.add(object.Namespace, created)
+	var err error
+	if created.Job, err = encodeJob(given); err != nil {
+		return err
+	}
+	d.add(given.Namespace, created)
 	return nil
+}
+
+// encodeJob writes a Job down, if it fits into a fact.
+func encodeJob(given *batchv1.Job) ([]byte, error) {
+	encoded, err := json.Marshal(given)
+	if err != nil {
+		return nil, reject(Unfit, "the Job cannot be written down: %v", err)
+	}
+	if len(encoded) > object.MaxBytes {
+		return nil, reject(TooLarge, "the Job is of %d bytes; at most %d are stored", len(encoded), object.MaxBytes)
+	}
+	return encoded, nil
 }
 
 func (d *draft) updateJob(command UpdateJob) error {
@@ -141,9 +160,9 @@ func (d *draft) updateJob(command UpdateJob) error {
 	if command.Version != 0 && command.Version != owner.Version {
 		return reject(Conflict, "the Job has been modified; please apply your changes to the latest version and try again")
 	}
-	encoded, err := json.Marshal(command.Job)
+	encoded, err := encodeJob(command.Job)
 	if err != nil {
-		return reject(Unfit, "the Job cannot be written down: %v", err)
+		return err
 	}
 	d.add(owner.Tenant(), &event.JobUpdated{Uid: owner.UID, Job: encoded, SpecDigest: command.Digest, Generation: command.Job.Generation})
 	return nil
@@ -190,32 +209,22 @@ func (d *draft) deleteJob(command DeleteJob) error {
 	return nil
 }
 
-func (d *draft) putObject(command PutObject) error {
-	known, exists := d.state.Objects[command.Key]
-	switch {
-	case command.Create && exists:
-		return reject(AlreadyExists, "%s %q already exists", command.Key.Resource, command.Key.Name)
-	case !command.Create && !exists:
-		return reject(NotFound, "%s %q not found", command.Key.Resource, command.Key.Name)
-	case command.Version != 0 && command.Version != known.Version:
-		return reject(Conflict, "the object has been modified; please apply your changes to the latest version and try again")
-	}
-	d.add(command.Key.Namespace, &event.ObjectPut{
-		Resource: command.Key.Resource, Namespace: command.Key.Namespace, Name: command.Key.Name, Uid: command.UID, Object: command.Object,
-	})
-	return nil
+// refusals are the words of package object in those of the engine.
+var refusals = map[object.Problem]RejectionKind{
+	object.Missing: NotFound, object.Exists: AlreadyExists, object.Modified: Conflict, object.NoNamespace: NoNamespace, object.Forbidden: Unfit,
+	object.TooLarge: TooLarge,
 }
 
-func (d *draft) deleteObject(command DeleteObject) error {
-	known, exists := d.state.Objects[command.Key]
-	if !exists {
-		return reject(NotFound, "%s %q not found", command.Key.Resource, command.Key.Name)
+// ofObjects adds the facts of package object, or gives its refusal.
+func (d *draft) ofObjects(decided []object.Decided, err error) error {
+	var refusal *object.Refusal
+	if errors.As(err, &refusal) {
+		return &Rejection{Kind: refusals[refusal.Problem], Message: refusal.Message}
 	}
-	if command.UID != "" && command.UID != known.UID {
-		return reject(Conflict, "the UID in the precondition (%s) is not that of the object (%s)", command.UID, known.UID)
+	for _, each := range decided {
+		d.add(each.Tenant, each.Fact)
 	}
-	d.add(command.Key.Namespace, &event.ObjectDeleted{Resource: command.Key.Resource, Namespace: command.Key.Namespace, Name: command.Key.Name})
-	return nil
+	return err
 }
 
 // observeOffers records the offers if they differ from those on record, less what was asked for since.

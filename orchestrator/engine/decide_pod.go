@@ -68,13 +68,45 @@ func (d *draft) settleParked(owner *Job) {
 	}
 }
 
-func (d *draft) deletePod(command DeletePod) error {
-	pod, ok := d.state.PodOf(command.Namespace, command.Name)
+// pod returns the pod that a client means.
+func (d *draft) pod(namespace, name, uid string) (*Pod, error) {
+	pod, ok := d.state.PodOf(namespace, name)
 	if !ok {
-		return reject(NotFound, "pods %q not found", command.Name)
+		return nil, reject(NotFound, "pods %q not found", name)
 	}
-	if command.UID != "" && command.UID != pod.UID() {
-		return reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", command.UID, pod.UID())
+	if uid != "" && uid != pod.UID() {
+		return nil, reject(Conflict, "the UID in the precondition (%s) is not that of the pod (%s)", uid, pod.UID())
+	}
+	return pod, nil
+}
+
+func (d *draft) evictPod(command EvictPod) error {
+	pod, err := d.pod(command.Namespace, command.Name, command.UID)
+	if err != nil {
+		return err
+	}
+	if !pod.IsLive() {
+		// As by Kubernetes, an eviction of what has ended is a deletion.
+		d.add(pod.Namespace(), &event.PodDeleted{Uid: pod.UID()})
+		return nil
+	}
+	if !pod.IsStopping() {
+		// The words are those of pkg/registry/core/pod/storage/eviction.go.
+		stopping := &event.PodStopping{
+			Reason: "EvictionByEvictionAPI", Message: "Eviction API: evicting", Eviction: true, GraceSeconds: pod.template.GraceSeconds,
+		}
+		if pod.Job().Spec.StrictUpstream {
+			d.failNow(pod, stopping)
+		}
+		d.stopPod(pod, stopping)
+	}
+	return nil
+}
+
+func (d *draft) deletePod(command DeletePod) error {
+	pod, err := d.pod(command.Namespace, command.Name, command.UID)
+	if err != nil {
+		return err
 	}
 	if !pod.IsLive() {
 		// What it counted for was counted with its end.

@@ -16,6 +16,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/cron"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 )
 
 var record = flag.Bool("record", false, "write the log of this format level anew; once it was released it must not change")
@@ -24,8 +25,8 @@ var record = flag.Bool("record", false, "write the log of this format level anew
 var recorded = []string{
 	"containers_while_they_run", "crash_and_restart", "cron_changes", "cron_deleted_before", "cron_deleted_behind", "cron_forbid", "cron_held",
 	"cron_time_zones", "deleted_after_its_end", "denied", "elastic_indexed", "eviction_as_in_kubernetes", "evictions_keep_the_index_and_cost_no_try",
-	"fail_index", "fail_job_on_exit_code", "ignored_failures", "kept_for_a_while", "limit_per_index", "parked", "replaced_once_failed",
-	"restarts_in_place", "shared_node", "suspended_while_running",
+	"fail_index", "fail_job_on_exit_code", "ignored_failures", "kept_for_a_while", "limit_per_index", "namespace_goes_with_what_is_in_it",
+	"objects_are_orphaned", "parked", "replaced_once_failed", "restarts_in_place", "shared_node", "suspended_while_running",
 	"template_changes_while_suspended", "work_queue_ends_with_first_success",
 }
 
@@ -107,6 +108,12 @@ func shown(t *testing.T, state *State) (lines []string) {
 		object.ResourceVersion = strconv.FormatUint(owner.Version, 10)
 		object.Status = cron.Status(owner.Namespace, &owner.Progress)
 		line("cronjob", object)
+	}
+	// Their bytes are the read model's.
+	for _, o := range state.Objects.Sorted() {
+		if o.Name != object.DefaultNamespace { // it needs no fact
+			line("object", o)
+		}
 	}
 	return lines
 }

@@ -51,7 +51,10 @@ func outline(state *State) string {
 			line("offer %s %s", provider, message(offer))
 		}
 	}
-	line("names %v taken %v pauses %v instances %v objects %v", state.JobNames, state.taken, state.pauses, state.instances, state.Objects)
+	line("names %v taken %v pauses %v instances %v jobs %v", state.JobNames, state.taken, state.pauses, state.instances, state.heldIn)
+	for _, o := range state.Objects.Sorted() {
+		line("object %v uid %s version %d bytes %d finalizers %v owners %v deleting %v expires %s", o.Key, o.UID, o.Version, o.Bytes, o.Finalizers, o.Owners, o.Deleting, at(o.Expires))
+	}
 	return out.String()
 }
 

@@ -23,7 +23,7 @@ const (
 func Settle(state *State, now time.Time) []*event.Fact {
 	d := &draft{state: state, now: now}
 	state.ring(now)
-	for _, stage := range []func(){d.settleNodes, d.settleJobs, d.settlePlacement, d.settleReleases, d.settleEnds, d.settleCronJobs} {
+	for _, stage := range []func(){d.settleObjects, d.settleNodes, d.settleJobs, d.settlePlacement, d.settleReleases, d.settleEnds, d.settleCronJobs} {
 		if stage(); len(d.facts) > 0 {
 			return d.facts
 		}
@@ -34,6 +34,54 @@ func Settle(state *State, now time.Time) []*event.Fact {
 // runs tells whether the Job is one for which pods are to be made or kept.
 func (s *State) runs(owner *Job) bool {
 	return owner.Profile != nil && owner.DeletionRequested.IsZero() && !owner.Ended() && owner.parked == nil
+}
+
+// settleObjects lets API objects go with what they belong to, and Jobs and CronJobs with their namespace.
+func (d *draft) settleObjects() {
+	decided := d.state.Objects.Settle(d.now, d.state)
+	for _, each := range decided {
+		d.add(each.Tenant, each.Fact)
+	}
+	for _, namespace := range d.state.Objects.TakeTerminating() {
+		if d.state.heldIn[namespace] == 0 {
+			continue
+		}
+		for _, owner := range d.state.jobsByAge() {
+			if owner.Namespace == namespace && owner.DeletionRequested.IsZero() {
+				d.add(namespace, &event.JobDeletionRequested{Uid: owner.UID, Reason: "NamespaceTerminating"})
+			}
+		}
+		for _, uid := range sortedKeys(d.state.CronJobs) {
+			if d.state.CronJobs[uid].Namespace == namespace {
+				d.add(namespace, &event.CronJobDeleted{Uid: uid})
+			}
+		}
+	}
+}
+
+// Exists implements object.Outside.
+func (s *State) Exists(uid string) bool {
+	if _, ok := s.Jobs[uid]; ok {
+		return true
+	}
+	if _, ok := s.CronJobs[uid]; ok {
+		return true
+	}
+	_, ok := s.Pod(uid)
+	return ok
+}
+
+// Holds implements object.Outside.
+func (s *State) Holds(namespace string) bool { return s.heldIn[namespace] > 0 }
+
+// enterNamespace and leaveNamespace count a Job or a CronJob.
+func (s *State) enterNamespace(namespace string) { s.heldIn[namespace]++ }
+
+func (s *State) leaveNamespace(namespace string) {
+	if s.heldIn[namespace]--; s.heldIn[namespace] == 0 {
+		delete(s.heldIn, namespace)
+		s.Objects.NamespaceChanged(namespace)
+	}
 }
 
 // settleNodes stops the pods of nodes that are going away.

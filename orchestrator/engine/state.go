@@ -22,6 +22,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
 	"github.com/nightshift-batch/nightshift/orchestrator/ledger"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 	"github.com/nightshift-batch/nightshift/orchestrator/placement"
 )
 
@@ -53,12 +54,14 @@ type State struct {
 	Launches map[string]*Launch
 	// Offers by provider.
 	Offers map[string][]*event.Offer
-	// Objects that the engine does not interpret.
-	Objects map[ObjectKey]ObjectVersion
+	// Objects are the API objects that the engine does not interpret.
+	Objects *object.Store
 	// Epoch of the latest binding, and how many launches were ever intended.
 	Epoch    uint64
 	Launched uint64
 
+	// heldIn counts the Jobs and CronJobs of each namespace.
+	heldIn map[string]int
 	// pods of all Jobs in Jobs, live and ended.
 	pods podIndex
 	// homeless counts the live pods that have no node; waiting are the Jobs that have such.
@@ -86,17 +89,6 @@ type State struct {
 
 // Name is a name within a namespace.
 type Name struct{ Namespace, Name string }
-
-// ObjectKey names an API object that the engine does not interpret.
-type ObjectKey struct{ Resource, Namespace, Name string }
-
-// ObjectVersion is what the engine knows of such an object.
-type ObjectVersion struct {
-	UID string
-	// Version is the sequence number of the fact that wrote it.
-	Version uint64
-	Object  []byte
-}
 
 type offerKey struct{ provider, id string }
 
@@ -289,7 +281,8 @@ func NewState() *State {
 		Nodes:     make(map[string]*Node),
 		Launches:  make(map[string]*Launch),
 		Offers:    make(map[string][]*event.Offer),
-		Objects:   make(map[ObjectKey]ObjectVersion),
+		Objects:   object.NewStore(),
+		heldIn:    make(map[string]int),
 		pods:      podIndex{byUID: make(map[podUID]*Pod), byName: make(map[uint64]*Pod), byOddName: make(map[Name]*Pod)},
 		waiting:   make(map[*Job]bool),
 		fleet:     placement.NewFleet(),

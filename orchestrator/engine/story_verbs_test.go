@@ -65,9 +65,11 @@ func (s *story) verb(words []string) []string {
 	case "deny":
 		return s.submit(DenyJob{UID: s.jobUID(names[0]), Reasons: []string{strings.Join(names[1:], " ")}})
 	case "delete":
-		return s.submit(DeleteJob{Namespace: "default", Name: names[0]})
+		return s.submit(DeleteJob{Namespace: a.namespace(), Name: names[0]})
 	case "delete-pod":
 		return s.submit(DeletePod{Namespace: "default", Name: s.pod(names[0]).Name()})
+	case "evict-pod":
+		return s.submit(EvictPod{Namespace: "default", Name: s.pod(names[0]).Name()})
 	case "settle":
 		return s.submit(a.settle())
 	case "join":
@@ -78,6 +80,8 @@ func (s *story) verb(words []string) []string {
 		return s.submit(InstanceGone{Provider: a.node().Provider, InstanceID: a.node().InstanceID, Cause: settings["cause"]})
 	case "running", "succeeded", "failed":
 		return s.submit(a.report(words[0]))
+	case "put", "replace", "remove":
+		return a.object(words[0])
 	case "close":
 		return s.submit(CloseFleet{Reason: strings.Join(names, " ")})
 	case "restart":
@@ -164,7 +168,7 @@ func (a arguments) job() CreateJob {
 	if a.settings["gpu"] != "" {
 		requests["nvidia.com/gpu"] = resource.MustParse(a.settings["gpu"])
 	}
-	object := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("uid-" + name + a.settings["uid"])}}
+	object := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: a.namespace(), UID: types.UID("uid-" + name + a.settings["uid"])}}
 	object.Spec.Completions, object.Spec.Parallelism, object.Spec.BackoffLimit = a.int32("completions", 1), a.int32("parallelism", 1), a.int32("backoff", 6)
 	object.Spec.CompletionMode = &mode
 	if queue {

@@ -261,5 +261,8 @@ func (s *State) wake() time.Time {
 	if first, any := s.nextTimer(); any && (wake.IsZero() || first.at.Before(wake)) {
 		wake = first.at
 	}
+	if objects := s.Objects.Wake(s.Now); !objects.IsZero() && (wake.IsZero() || objects.Before(wake)) {
+		wake = objects
+	}
 	return wake
 }

@@ -80,7 +80,7 @@ func (x PodFinished_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PodFinished_Outcome.Descriptor instead.
 func (PodFinished_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32, 0}
 }
 
 type ContainerResult_State int32
@@ -136,7 +136,7 @@ func (x ContainerResult_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ContainerResult_State.Descriptor instead.
 func (ContainerResult_State) EnumDescriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30, 0}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33, 0}
 }
 
 // Fact is one entry of the log. Its sequence number is its position and is not stored in it.
@@ -155,6 +155,8 @@ type Fact struct {
 	//	*Fact_OffersObserved
 	//	*Fact_ObjectPut
 	//	*Fact_ObjectDeleted
+	//	*Fact_ObjectDeletionRequested
+	//	*Fact_ObjectReleased
 	//	*Fact_JobCreated
 	//	*Fact_JobAdmitted
 	//	*Fact_JobDenied
@@ -292,6 +294,24 @@ func (x *Fact) GetObjectDeleted() *ObjectDeleted {
 	if x != nil {
 		if x, ok := x.Body.(*Fact_ObjectDeleted); ok {
 			return x.ObjectDeleted
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetObjectDeletionRequested() *ObjectDeletionRequested {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_ObjectDeletionRequested); ok {
+			return x.ObjectDeletionRequested
+		}
+	}
+	return nil
+}
+
+func (x *Fact) GetObjectReleased() *ObjectReleased {
+	if x != nil {
+		if x, ok := x.Body.(*Fact_ObjectReleased); ok {
+			return x.ObjectReleased
 		}
 	}
 	return nil
@@ -627,6 +647,14 @@ type Fact_ObjectDeleted struct {
 	ObjectDeleted *ObjectDeleted `protobuf:"bytes,14,opt,name=object_deleted,json=objectDeleted,proto3,oneof"`
 }
 
+type Fact_ObjectDeletionRequested struct {
+	ObjectDeletionRequested *ObjectDeletionRequested `protobuf:"bytes,15,opt,name=object_deletion_requested,json=objectDeletionRequested,proto3,oneof"`
+}
+
+type Fact_ObjectReleased struct {
+	ObjectReleased *ObjectReleased `protobuf:"bytes,16,opt,name=object_released,json=objectReleased,proto3,oneof"`
+}
+
 type Fact_JobCreated struct {
 	JobCreated *JobCreated `protobuf:"bytes,20,opt,name=job_created,json=jobCreated,proto3,oneof"`
 }
@@ -772,6 +800,10 @@ func (*Fact_OffersObserved) isFact_Body() {}
 func (*Fact_ObjectPut) isFact_Body() {}
 
 func (*Fact_ObjectDeleted) isFact_Body() {}
+
+func (*Fact_ObjectDeletionRequested) isFact_Body() {}
+
+func (*Fact_ObjectReleased) isFact_Body() {}
 
 func (*Fact_JobCreated) isFact_Body() {}
 
@@ -1252,14 +1284,22 @@ func (x *Offer) GetInterruptionsPerMillionHours() int64 {
 
 // ObjectPut: an API object that the engine does not interpret was created or replaced.
 type ObjectPut struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
-	Namespace     string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Uid           string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
-	Object        []byte                 `protobuf:"bytes,5,opt,name=object,proto3" json:"object,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Resource  string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Uid       string                 `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The object as JSON. What must not be read at rest is encrypted in it.
+	Object []byte `protobuf:"bytes,5,opt,name=object,proto3" json:"object,omitempty"`
+	// What of it decides how it is deleted: its finalizers, and the objects that it belongs to.
+	Finalizers []string       `protobuf:"bytes,6,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	Owners     []*ObjectOwner `protobuf:"bytes,7,rep,name=owners,proto3" json:"owners,omitempty"`
+	// It carries a deletion timestamp: it goes when it has no finalizers.
+	Deleting bool `protobuf:"varint,8,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	// It goes by itself at this time, nanoseconds since the Unix epoch; 0 for never.
+	ExpiresUnixNano int64 `protobuf:"varint,9,opt,name=expires_unix_nano,json=expiresUnixNano,proto3" json:"expires_unix_nano,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ObjectPut) Reset() {
@@ -1327,6 +1367,98 @@ func (x *ObjectPut) GetObject() []byte {
 	return nil
 }
 
+func (x *ObjectPut) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+func (x *ObjectPut) GetOwners() []*ObjectOwner {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
+func (x *ObjectPut) GetDeleting() bool {
+	if x != nil {
+		return x.Deleting
+	}
+	return false
+}
+
+func (x *ObjectPut) GetExpiresUnixNano() int64 {
+	if x != nil {
+		return x.ExpiresUnixNano
+	}
+	return 0
+}
+
+// ObjectOwner is an object that another one belongs to.
+type ObjectOwner struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Uid   string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	// The owner stays until this one is gone, when it is deleted in the foreground.
+	Blocks bool `protobuf:"varint,2,opt,name=blocks,proto3" json:"blocks,omitempty"`
+	// It is of a kind that is not collected here, and is taken to exist.
+	Foreign       bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectOwner) Reset() {
+	*x = ObjectOwner{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectOwner) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectOwner) ProtoMessage() {}
+
+func (x *ObjectOwner) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectOwner.ProtoReflect.Descriptor instead.
+func (*ObjectOwner) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ObjectOwner) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *ObjectOwner) GetBlocks() bool {
+	if x != nil {
+		return x.Blocks
+	}
+	return false
+}
+
+func (x *ObjectOwner) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
+}
+
+// ObjectDeleted: the object is gone.
 type ObjectDeleted struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resource      string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
@@ -1338,7 +1470,7 @@ type ObjectDeleted struct {
 
 func (x *ObjectDeleted) Reset() {
 	*x = ObjectDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	mi := &file_orchestrator_event_event_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1350,7 +1482,7 @@ func (x *ObjectDeleted) String() string {
 func (*ObjectDeleted) ProtoMessage() {}
 
 func (x *ObjectDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[8]
+	mi := &file_orchestrator_event_event_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1363,7 +1495,7 @@ func (x *ObjectDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectDeleted.ProtoReflect.Descriptor instead.
 func (*ObjectDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{8}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ObjectDeleted) GetResource() string {
@@ -1387,6 +1519,155 @@ func (x *ObjectDeleted) GetName() string {
 	return ""
 }
 
+// ObjectDeletionRequested: nobody asked for it, but the object is to go, as what it belonged to does; it carries a deletion timestamp, the fact's time, and
+// goes when it has no finalizers.
+type ObjectDeletionRequested struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Resource  string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name      string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Finalizers that it has from here on beside its own.
+	Finalizers    []string `protobuf:"bytes,4,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectDeletionRequested) Reset() {
+	*x = ObjectDeletionRequested{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectDeletionRequested) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectDeletionRequested) ProtoMessage() {}
+
+func (x *ObjectDeletionRequested) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectDeletionRequested.ProtoReflect.Descriptor instead.
+func (*ObjectDeletionRequested) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ObjectDeletionRequested) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ObjectDeletionRequested) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectDeletionRequested) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectDeletionRequested) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+// ObjectReleased: finalizers of the object are done, or it belongs to some owners no more.
+type ObjectReleased struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Resource   string                 `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	Namespace  string                 `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name       string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Finalizers []string               `protobuf:"bytes,4,rep,name=finalizers,proto3" json:"finalizers,omitempty"`
+	// UIDs of the owners.
+	Owners        []string `protobuf:"bytes,5,rep,name=owners,proto3" json:"owners,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectReleased) Reset() {
+	*x = ObjectReleased{}
+	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectReleased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectReleased) ProtoMessage() {}
+
+func (x *ObjectReleased) ProtoReflect() protoreflect.Message {
+	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectReleased.ProtoReflect.Descriptor instead.
+func (*ObjectReleased) Descriptor() ([]byte, []int) {
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ObjectReleased) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ObjectReleased) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ObjectReleased) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ObjectReleased) GetFinalizers() []string {
+	if x != nil {
+		return x.Finalizers
+	}
+	return nil
+}
+
+func (x *ObjectReleased) GetOwners() []string {
+	if x != nil {
+		return x.Owners
+	}
+	return nil
+}
+
 // JobCreated: a validated, defaulted Job was accepted; it does nothing until it is admitted.
 type JobCreated struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1406,7 +1687,7 @@ type JobCreated struct {
 
 func (x *JobCreated) Reset() {
 	*x = JobCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[9]
+	mi := &file_orchestrator_event_event_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1699,7 @@ func (x *JobCreated) String() string {
 func (*JobCreated) ProtoMessage() {}
 
 func (x *JobCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[9]
+	mi := &file_orchestrator_event_event_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1712,7 @@ func (x *JobCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobCreated.ProtoReflect.Descriptor instead.
 func (*JobCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{9}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JobCreated) GetUid() string {
@@ -1489,7 +1770,7 @@ type JobUpdated struct {
 
 func (x *JobUpdated) Reset() {
 	*x = JobUpdated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	mi := &file_orchestrator_event_event_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1501,7 +1782,7 @@ func (x *JobUpdated) String() string {
 func (*JobUpdated) ProtoMessage() {}
 
 func (x *JobUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[10]
+	mi := &file_orchestrator_event_event_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1514,7 +1795,7 @@ func (x *JobUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobUpdated.ProtoReflect.Descriptor instead.
 func (*JobUpdated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{10}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JobUpdated) GetUid() string {
@@ -1555,7 +1836,7 @@ type JobAdmitted struct {
 
 func (x *JobAdmitted) Reset() {
 	*x = JobAdmitted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	mi := &file_orchestrator_event_event_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1848,7 @@ func (x *JobAdmitted) String() string {
 func (*JobAdmitted) ProtoMessage() {}
 
 func (x *JobAdmitted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[11]
+	mi := &file_orchestrator_event_event_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1861,7 @@ func (x *JobAdmitted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobAdmitted.ProtoReflect.Descriptor instead.
 func (*JobAdmitted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{11}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JobAdmitted) GetUid() string {
@@ -1618,7 +1899,7 @@ type Profile struct {
 
 func (x *Profile) Reset() {
 	*x = Profile{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[12]
+	mi := &file_orchestrator_event_event_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1911,7 @@ func (x *Profile) String() string {
 func (*Profile) ProtoMessage() {}
 
 func (x *Profile) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[12]
+	mi := &file_orchestrator_event_event_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1924,7 @@ func (x *Profile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Profile.ProtoReflect.Descriptor instead.
 func (*Profile) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{12}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Profile) GetBundleDigest() string {
@@ -1706,7 +1987,7 @@ type JobDenied struct {
 
 func (x *JobDenied) Reset() {
 	*x = JobDenied{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[13]
+	mi := &file_orchestrator_event_event_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1999,7 @@ func (x *JobDenied) String() string {
 func (*JobDenied) ProtoMessage() {}
 
 func (x *JobDenied) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[13]
+	mi := &file_orchestrator_event_event_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +2012,7 @@ func (x *JobDenied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDenied.ProtoReflect.Descriptor instead.
 func (*JobDenied) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{13}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *JobDenied) GetUid() string {
@@ -1764,7 +2045,7 @@ type JobStarted struct {
 
 func (x *JobStarted) Reset() {
 	*x = JobStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[14]
+	mi := &file_orchestrator_event_event_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +2057,7 @@ func (x *JobStarted) String() string {
 func (*JobStarted) ProtoMessage() {}
 
 func (x *JobStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[14]
+	mi := &file_orchestrator_event_event_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +2070,7 @@ func (x *JobStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStarted.ProtoReflect.Descriptor instead.
 func (*JobStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{14}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *JobStarted) GetUid() string {
@@ -1815,7 +2096,7 @@ type JobConditionSet struct {
 
 func (x *JobConditionSet) Reset() {
 	*x = JobConditionSet{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[15]
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1827,7 +2108,7 @@ func (x *JobConditionSet) String() string {
 func (*JobConditionSet) ProtoMessage() {}
 
 func (x *JobConditionSet) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[15]
+	mi := &file_orchestrator_event_event_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1840,7 +2121,7 @@ func (x *JobConditionSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobConditionSet.ProtoReflect.Descriptor instead.
 func (*JobConditionSet) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{15}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JobConditionSet) GetUid() string {
@@ -1896,7 +2177,7 @@ type JobDeletionRequested struct {
 
 func (x *JobDeletionRequested) Reset() {
 	*x = JobDeletionRequested{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[16]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1908,7 +2189,7 @@ func (x *JobDeletionRequested) String() string {
 func (*JobDeletionRequested) ProtoMessage() {}
 
 func (x *JobDeletionRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[16]
+	mi := &file_orchestrator_event_event_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1921,7 +2202,7 @@ func (x *JobDeletionRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDeletionRequested.ProtoReflect.Descriptor instead.
 func (*JobDeletionRequested) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{16}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JobDeletionRequested) GetUid() string {
@@ -1947,7 +2228,7 @@ type JobDeleted struct {
 
 func (x *JobDeleted) Reset() {
 	*x = JobDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[17]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2240,7 @@ func (x *JobDeleted) String() string {
 func (*JobDeleted) ProtoMessage() {}
 
 func (x *JobDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[17]
+	mi := &file_orchestrator_event_event_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2253,7 @@ func (x *JobDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobDeleted.ProtoReflect.Descriptor instead.
 func (*JobDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{17}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *JobDeleted) GetUid() string {
@@ -1993,7 +2274,7 @@ type ReceiptIssued struct {
 
 func (x *ReceiptIssued) Reset() {
 	*x = ReceiptIssued{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2286,7 @@ func (x *ReceiptIssued) String() string {
 func (*ReceiptIssued) ProtoMessage() {}
 
 func (x *ReceiptIssued) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[18]
+	mi := &file_orchestrator_event_event_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2299,7 @@ func (x *ReceiptIssued) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiptIssued.ProtoReflect.Descriptor instead.
 func (*ReceiptIssued) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{18}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReceiptIssued) GetUid() string {
@@ -2060,7 +2341,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2072,7 +2353,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[19]
+	mi := &file_orchestrator_event_event_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2085,7 +2366,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{19}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Receipt) GetCostMicros() int64 {
@@ -2171,7 +2452,7 @@ type EvictionTally struct {
 
 func (x *EvictionTally) Reset() {
 	*x = EvictionTally{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2183,7 +2464,7 @@ func (x *EvictionTally) String() string {
 func (*EvictionTally) ProtoMessage() {}
 
 func (x *EvictionTally) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[20]
+	mi := &file_orchestrator_event_event_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2196,7 +2477,7 @@ func (x *EvictionTally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvictionTally.ProtoReflect.Descriptor instead.
 func (*EvictionTally) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{20}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EvictionTally) GetReason() string {
@@ -2238,7 +2519,7 @@ type PodCreated struct {
 
 func (x *PodCreated) Reset() {
 	*x = PodCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2250,7 +2531,7 @@ func (x *PodCreated) String() string {
 func (*PodCreated) ProtoMessage() {}
 
 func (x *PodCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[21]
+	mi := &file_orchestrator_event_event_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2263,7 +2544,7 @@ func (x *PodCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodCreated.ProtoReflect.Descriptor instead.
 func (*PodCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{21}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PodCreated) GetUid() string {
@@ -2328,7 +2609,7 @@ type PodBound struct {
 
 func (x *PodBound) Reset() {
 	*x = PodBound{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2340,7 +2621,7 @@ func (x *PodBound) String() string {
 func (*PodBound) ProtoMessage() {}
 
 func (x *PodBound) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[22]
+	mi := &file_orchestrator_event_event_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2353,7 +2634,7 @@ func (x *PodBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodBound.ProtoReflect.Descriptor instead.
 func (*PodBound) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{22}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PodBound) GetUid() string {
@@ -2395,7 +2676,7 @@ type PodUnplaceable struct {
 
 func (x *PodUnplaceable) Reset() {
 	*x = PodUnplaceable{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2688,7 @@ func (x *PodUnplaceable) String() string {
 func (*PodUnplaceable) ProtoMessage() {}
 
 func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[23]
+	mi := &file_orchestrator_event_event_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2701,7 @@ func (x *PodUnplaceable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodUnplaceable.ProtoReflect.Descriptor instead.
 func (*PodUnplaceable) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{23}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PodUnplaceable) GetUid() string {
@@ -2446,7 +2727,7 @@ type PodStarted struct {
 
 func (x *PodStarted) Reset() {
 	*x = PodStarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2739,7 @@ func (x *PodStarted) String() string {
 func (*PodStarted) ProtoMessage() {}
 
 func (x *PodStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[24]
+	mi := &file_orchestrator_event_event_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2752,7 @@ func (x *PodStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStarted.ProtoReflect.Descriptor instead.
 func (*PodStarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{24}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PodStarted) GetUid() string {
@@ -2495,7 +2776,7 @@ type PodRestarted struct {
 
 func (x *PodRestarted) Reset() {
 	*x = PodRestarted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2507,7 +2788,7 @@ func (x *PodRestarted) String() string {
 func (*PodRestarted) ProtoMessage() {}
 
 func (x *PodRestarted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[25]
+	mi := &file_orchestrator_event_event_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2520,7 +2801,7 @@ func (x *PodRestarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodRestarted.ProtoReflect.Descriptor instead.
 func (*PodRestarted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{25}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PodRestarted) GetUid() string {
@@ -2564,7 +2845,7 @@ type PodBackedOff struct {
 
 func (x *PodBackedOff) Reset() {
 	*x = PodBackedOff{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2857,7 @@ func (x *PodBackedOff) String() string {
 func (*PodBackedOff) ProtoMessage() {}
 
 func (x *PodBackedOff) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[26]
+	mi := &file_orchestrator_event_event_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2870,7 @@ func (x *PodBackedOff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodBackedOff.ProtoReflect.Descriptor instead.
 func (*PodBackedOff) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{26}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PodBackedOff) GetUid() string {
@@ -2623,7 +2904,7 @@ type PodDeleted struct {
 
 func (x *PodDeleted) Reset() {
 	*x = PodDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2635,7 +2916,7 @@ func (x *PodDeleted) String() string {
 func (*PodDeleted) ProtoMessage() {}
 
 func (x *PodDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[27]
+	mi := &file_orchestrator_event_event_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2648,7 +2929,7 @@ func (x *PodDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodDeleted.ProtoReflect.Descriptor instead.
 func (*PodDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{27}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PodDeleted) GetUid() string {
@@ -2678,7 +2959,7 @@ type PodStopping struct {
 
 func (x *PodStopping) Reset() {
 	*x = PodStopping{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2971,7 @@ func (x *PodStopping) String() string {
 func (*PodStopping) ProtoMessage() {}
 
 func (x *PodStopping) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[28]
+	mi := &file_orchestrator_event_event_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2984,7 @@ func (x *PodStopping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStopping.ProtoReflect.Descriptor instead.
 func (*PodStopping) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{28}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PodStopping) GetUid() string {
@@ -2788,7 +3069,7 @@ type PodFinished struct {
 
 func (x *PodFinished) Reset() {
 	*x = PodFinished{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +3081,7 @@ func (x *PodFinished) String() string {
 func (*PodFinished) ProtoMessage() {}
 
 func (x *PodFinished) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[29]
+	mi := &file_orchestrator_event_event_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +3094,7 @@ func (x *PodFinished) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodFinished.ProtoReflect.Descriptor instead.
 func (*PodFinished) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{29}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PodFinished) GetUid() string {
@@ -2918,7 +3199,7 @@ type ContainerResult struct {
 
 func (x *ContainerResult) Reset() {
 	*x = ContainerResult{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3211,7 @@ func (x *ContainerResult) String() string {
 func (*ContainerResult) ProtoMessage() {}
 
 func (x *ContainerResult) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[30]
+	mi := &file_orchestrator_event_event_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3224,7 @@ func (x *ContainerResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerResult.ProtoReflect.Descriptor instead.
 func (*ContainerResult) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{30}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ContainerResult) GetName() string {
@@ -3012,7 +3293,7 @@ type LaunchIntended struct {
 
 func (x *LaunchIntended) Reset() {
 	*x = LaunchIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3024,7 +3305,7 @@ func (x *LaunchIntended) String() string {
 func (*LaunchIntended) ProtoMessage() {}
 
 func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[31]
+	mi := &file_orchestrator_event_event_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3037,7 +3318,7 @@ func (x *LaunchIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchIntended.ProtoReflect.Descriptor instead.
 func (*LaunchIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{31}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LaunchIntended) GetKey() string {
@@ -3098,7 +3379,7 @@ type LaunchSettled struct {
 
 func (x *LaunchSettled) Reset() {
 	*x = LaunchSettled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3391,7 @@ func (x *LaunchSettled) String() string {
 func (*LaunchSettled) ProtoMessage() {}
 
 func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[32]
+	mi := &file_orchestrator_event_event_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3404,7 @@ func (x *LaunchSettled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchSettled.ProtoReflect.Descriptor instead.
 func (*LaunchSettled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{32}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LaunchSettled) GetKey() string {
@@ -3172,7 +3453,7 @@ type LaunchedNode struct {
 
 func (x *LaunchedNode) Reset() {
 	*x = LaunchedNode{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3465,7 @@ func (x *LaunchedNode) String() string {
 func (*LaunchedNode) ProtoMessage() {}
 
 func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[33]
+	mi := &file_orchestrator_event_event_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3478,7 @@ func (x *LaunchedNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LaunchedNode.ProtoReflect.Descriptor instead.
 func (*LaunchedNode) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{33}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LaunchedNode) GetNode() string {
@@ -3230,7 +3511,7 @@ type NodeJoined struct {
 
 func (x *NodeJoined) Reset() {
 	*x = NodeJoined{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3242,7 +3523,7 @@ func (x *NodeJoined) String() string {
 func (*NodeJoined) ProtoMessage() {}
 
 func (x *NodeJoined) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[34]
+	mi := &file_orchestrator_event_event_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3255,7 +3536,7 @@ func (x *NodeJoined) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeJoined.ProtoReflect.Descriptor instead.
 func (*NodeJoined) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{34}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeJoined) GetNode() string {
@@ -3277,7 +3558,7 @@ type NodeNoticed struct {
 
 func (x *NodeNoticed) Reset() {
 	*x = NodeNoticed{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3289,7 +3570,7 @@ func (x *NodeNoticed) String() string {
 func (*NodeNoticed) ProtoMessage() {}
 
 func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[35]
+	mi := &file_orchestrator_event_event_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3302,7 +3583,7 @@ func (x *NodeNoticed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeNoticed.ProtoReflect.Descriptor instead.
 func (*NodeNoticed) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{35}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeNoticed) GetNode() string {
@@ -3337,7 +3618,7 @@ type NodeReleaseIntended struct {
 
 func (x *NodeReleaseIntended) Reset() {
 	*x = NodeReleaseIntended{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[36]
+	mi := &file_orchestrator_event_event_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3349,7 +3630,7 @@ func (x *NodeReleaseIntended) String() string {
 func (*NodeReleaseIntended) ProtoMessage() {}
 
 func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[36]
+	mi := &file_orchestrator_event_event_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3362,7 +3643,7 @@ func (x *NodeReleaseIntended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeReleaseIntended.ProtoReflect.Descriptor instead.
 func (*NodeReleaseIntended) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{36}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeReleaseIntended) GetNode() string {
@@ -3390,7 +3671,7 @@ type NodeGone struct {
 
 func (x *NodeGone) Reset() {
 	*x = NodeGone{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[37]
+	mi := &file_orchestrator_event_event_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3683,7 @@ func (x *NodeGone) String() string {
 func (*NodeGone) ProtoMessage() {}
 
 func (x *NodeGone) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[37]
+	mi := &file_orchestrator_event_event_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3696,7 @@ func (x *NodeGone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeGone.ProtoReflect.Descriptor instead.
 func (*NodeGone) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{37}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeGone) GetNode() string {
@@ -3449,7 +3730,7 @@ type CronJobCreated struct {
 
 func (x *CronJobCreated) Reset() {
 	*x = CronJobCreated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[38]
+	mi := &file_orchestrator_event_event_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3461,7 +3742,7 @@ func (x *CronJobCreated) String() string {
 func (*CronJobCreated) ProtoMessage() {}
 
 func (x *CronJobCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[38]
+	mi := &file_orchestrator_event_event_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3474,7 +3755,7 @@ func (x *CronJobCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobCreated.ProtoReflect.Descriptor instead.
 func (*CronJobCreated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{38}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *CronJobCreated) GetUid() string {
@@ -3524,7 +3805,7 @@ type CronJobUpdated struct {
 
 func (x *CronJobUpdated) Reset() {
 	*x = CronJobUpdated{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[39]
+	mi := &file_orchestrator_event_event_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3817,7 @@ func (x *CronJobUpdated) String() string {
 func (*CronJobUpdated) ProtoMessage() {}
 
 func (x *CronJobUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[39]
+	mi := &file_orchestrator_event_event_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3830,7 @@ func (x *CronJobUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobUpdated.ProtoReflect.Descriptor instead.
 func (*CronJobUpdated) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{39}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *CronJobUpdated) GetUid() string {
@@ -3585,7 +3866,7 @@ type CronJobStatusSet struct {
 
 func (x *CronJobStatusSet) Reset() {
 	*x = CronJobStatusSet{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[40]
+	mi := &file_orchestrator_event_event_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3597,7 +3878,7 @@ func (x *CronJobStatusSet) String() string {
 func (*CronJobStatusSet) ProtoMessage() {}
 
 func (x *CronJobStatusSet) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[40]
+	mi := &file_orchestrator_event_event_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3610,7 +3891,7 @@ func (x *CronJobStatusSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobStatusSet.ProtoReflect.Descriptor instead.
 func (*CronJobStatusSet) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{40}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CronJobStatusSet) GetUid() string {
@@ -3648,7 +3929,7 @@ type CronJobScheduled struct {
 
 func (x *CronJobScheduled) Reset() {
 	*x = CronJobScheduled{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[41]
+	mi := &file_orchestrator_event_event_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +3941,7 @@ func (x *CronJobScheduled) String() string {
 func (*CronJobScheduled) ProtoMessage() {}
 
 func (x *CronJobScheduled) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[41]
+	mi := &file_orchestrator_event_event_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +3954,7 @@ func (x *CronJobScheduled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobScheduled.ProtoReflect.Descriptor instead.
 func (*CronJobScheduled) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{41}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CronJobScheduled) GetUid() string {
@@ -3719,7 +4000,7 @@ type CronJobSkipped struct {
 
 func (x *CronJobSkipped) Reset() {
 	*x = CronJobSkipped{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[42]
+	mi := &file_orchestrator_event_event_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +4012,7 @@ func (x *CronJobSkipped) String() string {
 func (*CronJobSkipped) ProtoMessage() {}
 
 func (x *CronJobSkipped) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[42]
+	mi := &file_orchestrator_event_event_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +4025,7 @@ func (x *CronJobSkipped) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobSkipped.ProtoReflect.Descriptor instead.
 func (*CronJobSkipped) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{42}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CronJobSkipped) GetUid() string {
@@ -3785,7 +4066,7 @@ type CronJobDeletionRequested struct {
 
 func (x *CronJobDeletionRequested) Reset() {
 	*x = CronJobDeletionRequested{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[43]
+	mi := &file_orchestrator_event_event_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3797,7 +4078,7 @@ func (x *CronJobDeletionRequested) String() string {
 func (*CronJobDeletionRequested) ProtoMessage() {}
 
 func (x *CronJobDeletionRequested) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[43]
+	mi := &file_orchestrator_event_event_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3810,7 +4091,7 @@ func (x *CronJobDeletionRequested) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobDeletionRequested.ProtoReflect.Descriptor instead.
 func (*CronJobDeletionRequested) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{43}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CronJobDeletionRequested) GetUid() string {
@@ -3829,7 +4110,7 @@ type CronJobDeleted struct {
 
 func (x *CronJobDeleted) Reset() {
 	*x = CronJobDeleted{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[44]
+	mi := &file_orchestrator_event_event_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +4122,7 @@ func (x *CronJobDeleted) String() string {
 func (*CronJobDeleted) ProtoMessage() {}
 
 func (x *CronJobDeleted) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[44]
+	mi := &file_orchestrator_event_event_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +4135,7 @@ func (x *CronJobDeleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CronJobDeleted.ProtoReflect.Descriptor instead.
 func (*CronJobDeleted) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{44}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CronJobDeleted) GetUid() string {
@@ -3878,7 +4159,7 @@ type TimeZoneObserved struct {
 
 func (x *TimeZoneObserved) Reset() {
 	*x = TimeZoneObserved{}
-	mi := &file_orchestrator_event_event_proto_msgTypes[45]
+	mi := &file_orchestrator_event_event_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3890,7 +4171,7 @@ func (x *TimeZoneObserved) String() string {
 func (*TimeZoneObserved) ProtoMessage() {}
 
 func (x *TimeZoneObserved) ProtoReflect() protoreflect.Message {
-	mi := &file_orchestrator_event_event_proto_msgTypes[45]
+	mi := &file_orchestrator_event_event_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3903,7 +4184,7 @@ func (x *TimeZoneObserved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeZoneObserved.ProtoReflect.Descriptor instead.
 func (*TimeZoneObserved) Descriptor() ([]byte, []int) {
-	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{45}
+	return file_orchestrator_event_event_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *TimeZoneObserved) GetName() string {
@@ -3924,7 +4205,7 @@ var File_orchestrator_event_event_proto protoreflect.FileDescriptor
 
 const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xe7\x17\n" +
+	"\x1eorchestrator/event/event.proto\x12\x13nightshift.event.v1\"\xa3\x19\n" +
 	"\x04Fact\x12$\n" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x12\n" +
@@ -3936,7 +4217,9 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	"\x0foffers_observed\x18\f \x01(\v2#.nightshift.event.v1.OffersObservedH\x00R\x0eoffersObserved\x12?\n" +
 	"\n" +
 	"object_put\x18\r \x01(\v2\x1e.nightshift.event.v1.ObjectPutH\x00R\tobjectPut\x12K\n" +
-	"\x0eobject_deleted\x18\x0e \x01(\v2\".nightshift.event.v1.ObjectDeletedH\x00R\robjectDeleted\x12B\n" +
+	"\x0eobject_deleted\x18\x0e \x01(\v2\".nightshift.event.v1.ObjectDeletedH\x00R\robjectDeleted\x12j\n" +
+	"\x19object_deletion_requested\x18\x0f \x01(\v2,.nightshift.event.v1.ObjectDeletionRequestedH\x00R\x17objectDeletionRequested\x12N\n" +
+	"\x0fobject_released\x18\x10 \x01(\v2#.nightshift.event.v1.ObjectReleasedH\x00R\x0eobjectReleased\x12B\n" +
 	"\vjob_created\x18\x14 \x01(\v2\x1f.nightshift.event.v1.JobCreatedH\x00R\n" +
 	"jobCreated\x12E\n" +
 	"\fjob_admitted\x18\x15 \x01(\v2 .nightshift.event.v1.JobAdmittedH\x00R\vjobAdmitted\x12?\n" +
@@ -4013,17 +4296,42 @@ const file_orchestrator_event_event_proto_rawDesc = "" +
 	" \x01(\x03R\x1cinterruptionsPerMillionHours\x1a<\n" +
 	"\x0eResourcesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x83\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xa5\x02\n" +
 	"\tObjectPut\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x16\n" +
-	"\x06object\x18\x05 \x01(\fR\x06object\"]\n" +
+	"\x06object\x18\x05 \x01(\fR\x06object\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x06 \x03(\tR\n" +
+	"finalizers\x128\n" +
+	"\x06owners\x18\a \x03(\v2 .nightshift.event.v1.ObjectOwnerR\x06owners\x12\x1a\n" +
+	"\bdeleting\x18\b \x01(\bR\bdeleting\x12*\n" +
+	"\x11expires_unix_nano\x18\t \x01(\x03R\x0fexpiresUnixNano\"Q\n" +
+	"\vObjectOwner\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06blocks\x18\x02 \x01(\bR\x06blocks\x12\x18\n" +
+	"\aforeign\x18\x03 \x01(\bR\aforeign\"]\n" +
 	"\rObjectDeleted\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\tR\x04name\"\x95\x01\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"\x87\x01\n" +
+	"\x17ObjectDeletionRequested\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x04 \x03(\tR\n" +
+	"finalizers\"\x96\x01\n" +
+	"\x0eObjectReleased\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"finalizers\x18\x04 \x03(\tR\n" +
+	"finalizers\x12\x16\n" +
+	"\x06owners\x18\x05 \x03(\tR\x06owners\"\x95\x01\n" +
 	"\n" +
 	"JobCreated\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
@@ -4252,7 +4560,7 @@ func file_orchestrator_event_event_proto_rawDescGZIP() []byte {
 }
 
 var file_orchestrator_event_event_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_orchestrator_event_event_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_orchestrator_event_event_proto_goTypes = []any{
 	(PodFinished_Outcome)(0),         // 0: nightshift.event.v1.PodFinished.Outcome
 	(ContainerResult_State)(0),       // 1: nightshift.event.v1.ContainerResult.State
@@ -4264,103 +4572,109 @@ var file_orchestrator_event_event_proto_goTypes = []any{
 	(*OffersObserved)(nil),           // 7: nightshift.event.v1.OffersObserved
 	(*Offer)(nil),                    // 8: nightshift.event.v1.Offer
 	(*ObjectPut)(nil),                // 9: nightshift.event.v1.ObjectPut
-	(*ObjectDeleted)(nil),            // 10: nightshift.event.v1.ObjectDeleted
-	(*JobCreated)(nil),               // 11: nightshift.event.v1.JobCreated
-	(*JobUpdated)(nil),               // 12: nightshift.event.v1.JobUpdated
-	(*JobAdmitted)(nil),              // 13: nightshift.event.v1.JobAdmitted
-	(*Profile)(nil),                  // 14: nightshift.event.v1.Profile
-	(*JobDenied)(nil),                // 15: nightshift.event.v1.JobDenied
-	(*JobStarted)(nil),               // 16: nightshift.event.v1.JobStarted
-	(*JobConditionSet)(nil),          // 17: nightshift.event.v1.JobConditionSet
-	(*JobDeletionRequested)(nil),     // 18: nightshift.event.v1.JobDeletionRequested
-	(*JobDeleted)(nil),               // 19: nightshift.event.v1.JobDeleted
-	(*ReceiptIssued)(nil),            // 20: nightshift.event.v1.ReceiptIssued
-	(*Receipt)(nil),                  // 21: nightshift.event.v1.Receipt
-	(*EvictionTally)(nil),            // 22: nightshift.event.v1.EvictionTally
-	(*PodCreated)(nil),               // 23: nightshift.event.v1.PodCreated
-	(*PodBound)(nil),                 // 24: nightshift.event.v1.PodBound
-	(*PodUnplaceable)(nil),           // 25: nightshift.event.v1.PodUnplaceable
-	(*PodStarted)(nil),               // 26: nightshift.event.v1.PodStarted
-	(*PodRestarted)(nil),             // 27: nightshift.event.v1.PodRestarted
-	(*PodBackedOff)(nil),             // 28: nightshift.event.v1.PodBackedOff
-	(*PodDeleted)(nil),               // 29: nightshift.event.v1.PodDeleted
-	(*PodStopping)(nil),              // 30: nightshift.event.v1.PodStopping
-	(*PodFinished)(nil),              // 31: nightshift.event.v1.PodFinished
-	(*ContainerResult)(nil),          // 32: nightshift.event.v1.ContainerResult
-	(*LaunchIntended)(nil),           // 33: nightshift.event.v1.LaunchIntended
-	(*LaunchSettled)(nil),            // 34: nightshift.event.v1.LaunchSettled
-	(*LaunchedNode)(nil),             // 35: nightshift.event.v1.LaunchedNode
-	(*NodeJoined)(nil),               // 36: nightshift.event.v1.NodeJoined
-	(*NodeNoticed)(nil),              // 37: nightshift.event.v1.NodeNoticed
-	(*NodeReleaseIntended)(nil),      // 38: nightshift.event.v1.NodeReleaseIntended
-	(*NodeGone)(nil),                 // 39: nightshift.event.v1.NodeGone
-	(*CronJobCreated)(nil),           // 40: nightshift.event.v1.CronJobCreated
-	(*CronJobUpdated)(nil),           // 41: nightshift.event.v1.CronJobUpdated
-	(*CronJobStatusSet)(nil),         // 42: nightshift.event.v1.CronJobStatusSet
-	(*CronJobScheduled)(nil),         // 43: nightshift.event.v1.CronJobScheduled
-	(*CronJobSkipped)(nil),           // 44: nightshift.event.v1.CronJobSkipped
-	(*CronJobDeletionRequested)(nil), // 45: nightshift.event.v1.CronJobDeletionRequested
-	(*CronJobDeleted)(nil),           // 46: nightshift.event.v1.CronJobDeleted
-	(*TimeZoneObserved)(nil),         // 47: nightshift.event.v1.TimeZoneObserved
-	nil,                              // 48: nightshift.event.v1.Offer.ResourcesEntry
+	(*ObjectOwner)(nil),              // 10: nightshift.event.v1.ObjectOwner
+	(*ObjectDeleted)(nil),            // 11: nightshift.event.v1.ObjectDeleted
+	(*ObjectDeletionRequested)(nil),  // 12: nightshift.event.v1.ObjectDeletionRequested
+	(*ObjectReleased)(nil),           // 13: nightshift.event.v1.ObjectReleased
+	(*JobCreated)(nil),               // 14: nightshift.event.v1.JobCreated
+	(*JobUpdated)(nil),               // 15: nightshift.event.v1.JobUpdated
+	(*JobAdmitted)(nil),              // 16: nightshift.event.v1.JobAdmitted
+	(*Profile)(nil),                  // 17: nightshift.event.v1.Profile
+	(*JobDenied)(nil),                // 18: nightshift.event.v1.JobDenied
+	(*JobStarted)(nil),               // 19: nightshift.event.v1.JobStarted
+	(*JobConditionSet)(nil),          // 20: nightshift.event.v1.JobConditionSet
+	(*JobDeletionRequested)(nil),     // 21: nightshift.event.v1.JobDeletionRequested
+	(*JobDeleted)(nil),               // 22: nightshift.event.v1.JobDeleted
+	(*ReceiptIssued)(nil),            // 23: nightshift.event.v1.ReceiptIssued
+	(*Receipt)(nil),                  // 24: nightshift.event.v1.Receipt
+	(*EvictionTally)(nil),            // 25: nightshift.event.v1.EvictionTally
+	(*PodCreated)(nil),               // 26: nightshift.event.v1.PodCreated
+	(*PodBound)(nil),                 // 27: nightshift.event.v1.PodBound
+	(*PodUnplaceable)(nil),           // 28: nightshift.event.v1.PodUnplaceable
+	(*PodStarted)(nil),               // 29: nightshift.event.v1.PodStarted
+	(*PodRestarted)(nil),             // 30: nightshift.event.v1.PodRestarted
+	(*PodBackedOff)(nil),             // 31: nightshift.event.v1.PodBackedOff
+	(*PodDeleted)(nil),               // 32: nightshift.event.v1.PodDeleted
+	(*PodStopping)(nil),              // 33: nightshift.event.v1.PodStopping
+	(*PodFinished)(nil),              // 34: nightshift.event.v1.PodFinished
+	(*ContainerResult)(nil),          // 35: nightshift.event.v1.ContainerResult
+	(*LaunchIntended)(nil),           // 36: nightshift.event.v1.LaunchIntended
+	(*LaunchSettled)(nil),            // 37: nightshift.event.v1.LaunchSettled
+	(*LaunchedNode)(nil),             // 38: nightshift.event.v1.LaunchedNode
+	(*NodeJoined)(nil),               // 39: nightshift.event.v1.NodeJoined
+	(*NodeNoticed)(nil),              // 40: nightshift.event.v1.NodeNoticed
+	(*NodeReleaseIntended)(nil),      // 41: nightshift.event.v1.NodeReleaseIntended
+	(*NodeGone)(nil),                 // 42: nightshift.event.v1.NodeGone
+	(*CronJobCreated)(nil),           // 43: nightshift.event.v1.CronJobCreated
+	(*CronJobUpdated)(nil),           // 44: nightshift.event.v1.CronJobUpdated
+	(*CronJobStatusSet)(nil),         // 45: nightshift.event.v1.CronJobStatusSet
+	(*CronJobScheduled)(nil),         // 46: nightshift.event.v1.CronJobScheduled
+	(*CronJobSkipped)(nil),           // 47: nightshift.event.v1.CronJobSkipped
+	(*CronJobDeletionRequested)(nil), // 48: nightshift.event.v1.CronJobDeletionRequested
+	(*CronJobDeleted)(nil),           // 49: nightshift.event.v1.CronJobDeleted
+	(*TimeZoneObserved)(nil),         // 50: nightshift.event.v1.TimeZoneObserved
+	nil,                              // 51: nightshift.event.v1.Offer.ResourcesEntry
 }
 var file_orchestrator_event_event_proto_depIdxs = []int32{
 	3,  // 0: nightshift.event.v1.Fact.term_began:type_name -> nightshift.event.v1.TermBegan
 	4,  // 1: nightshift.event.v1.Fact.fleet_closed:type_name -> nightshift.event.v1.FleetClosed
 	7,  // 2: nightshift.event.v1.Fact.offers_observed:type_name -> nightshift.event.v1.OffersObserved
 	9,  // 3: nightshift.event.v1.Fact.object_put:type_name -> nightshift.event.v1.ObjectPut
-	10, // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
-	11, // 5: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
-	13, // 6: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
-	15, // 7: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
-	16, // 8: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
-	17, // 9: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
-	18, // 10: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
-	19, // 11: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
-	20, // 12: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
-	12, // 13: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
-	5,  // 14: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
-	6,  // 15: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
-	29, // 16: nightshift.event.v1.Fact.pod_deleted:type_name -> nightshift.event.v1.PodDeleted
-	28, // 17: nightshift.event.v1.Fact.pod_backed_off:type_name -> nightshift.event.v1.PodBackedOff
-	23, // 18: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
-	24, // 19: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
-	25, // 20: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
-	26, // 21: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
-	27, // 22: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
-	30, // 23: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
-	31, // 24: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
-	33, // 25: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
-	34, // 26: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
-	36, // 27: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
-	37, // 28: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
-	38, // 29: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
-	39, // 30: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
-	40, // 31: nightshift.event.v1.Fact.cron_job_created:type_name -> nightshift.event.v1.CronJobCreated
-	41, // 32: nightshift.event.v1.Fact.cron_job_updated:type_name -> nightshift.event.v1.CronJobUpdated
-	42, // 33: nightshift.event.v1.Fact.cron_job_status_set:type_name -> nightshift.event.v1.CronJobStatusSet
-	43, // 34: nightshift.event.v1.Fact.cron_job_scheduled:type_name -> nightshift.event.v1.CronJobScheduled
-	44, // 35: nightshift.event.v1.Fact.cron_job_skipped:type_name -> nightshift.event.v1.CronJobSkipped
-	45, // 36: nightshift.event.v1.Fact.cron_job_deletion_requested:type_name -> nightshift.event.v1.CronJobDeletionRequested
-	46, // 37: nightshift.event.v1.Fact.cron_job_deleted:type_name -> nightshift.event.v1.CronJobDeleted
-	47, // 38: nightshift.event.v1.Fact.time_zone_observed:type_name -> nightshift.event.v1.TimeZoneObserved
-	8,  // 39: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
-	48, // 40: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
-	14, // 41: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
-	21, // 42: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
-	22, // 43: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
-	32, // 44: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
-	32, // 45: nightshift.event.v1.PodBackedOff.containers:type_name -> nightshift.event.v1.ContainerResult
-	0,  // 46: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
-	32, // 47: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
-	1,  // 48: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
-	8,  // 49: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
-	35, // 50: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	11, // 4: nightshift.event.v1.Fact.object_deleted:type_name -> nightshift.event.v1.ObjectDeleted
+	12, // 5: nightshift.event.v1.Fact.object_deletion_requested:type_name -> nightshift.event.v1.ObjectDeletionRequested
+	13, // 6: nightshift.event.v1.Fact.object_released:type_name -> nightshift.event.v1.ObjectReleased
+	14, // 7: nightshift.event.v1.Fact.job_created:type_name -> nightshift.event.v1.JobCreated
+	16, // 8: nightshift.event.v1.Fact.job_admitted:type_name -> nightshift.event.v1.JobAdmitted
+	18, // 9: nightshift.event.v1.Fact.job_denied:type_name -> nightshift.event.v1.JobDenied
+	19, // 10: nightshift.event.v1.Fact.job_started:type_name -> nightshift.event.v1.JobStarted
+	20, // 11: nightshift.event.v1.Fact.job_condition_set:type_name -> nightshift.event.v1.JobConditionSet
+	21, // 12: nightshift.event.v1.Fact.job_deletion_requested:type_name -> nightshift.event.v1.JobDeletionRequested
+	22, // 13: nightshift.event.v1.Fact.job_deleted:type_name -> nightshift.event.v1.JobDeleted
+	23, // 14: nightshift.event.v1.Fact.receipt_issued:type_name -> nightshift.event.v1.ReceiptIssued
+	15, // 15: nightshift.event.v1.Fact.job_updated:type_name -> nightshift.event.v1.JobUpdated
+	5,  // 16: nightshift.event.v1.Fact.job_parked:type_name -> nightshift.event.v1.JobParked
+	6,  // 17: nightshift.event.v1.Fact.job_unparked:type_name -> nightshift.event.v1.JobUnparked
+	32, // 18: nightshift.event.v1.Fact.pod_deleted:type_name -> nightshift.event.v1.PodDeleted
+	31, // 19: nightshift.event.v1.Fact.pod_backed_off:type_name -> nightshift.event.v1.PodBackedOff
+	26, // 20: nightshift.event.v1.Fact.pod_created:type_name -> nightshift.event.v1.PodCreated
+	27, // 21: nightshift.event.v1.Fact.pod_bound:type_name -> nightshift.event.v1.PodBound
+	28, // 22: nightshift.event.v1.Fact.pod_unplaceable:type_name -> nightshift.event.v1.PodUnplaceable
+	29, // 23: nightshift.event.v1.Fact.pod_started:type_name -> nightshift.event.v1.PodStarted
+	30, // 24: nightshift.event.v1.Fact.pod_restarted:type_name -> nightshift.event.v1.PodRestarted
+	33, // 25: nightshift.event.v1.Fact.pod_stopping:type_name -> nightshift.event.v1.PodStopping
+	34, // 26: nightshift.event.v1.Fact.pod_finished:type_name -> nightshift.event.v1.PodFinished
+	36, // 27: nightshift.event.v1.Fact.launch_intended:type_name -> nightshift.event.v1.LaunchIntended
+	37, // 28: nightshift.event.v1.Fact.launch_settled:type_name -> nightshift.event.v1.LaunchSettled
+	39, // 29: nightshift.event.v1.Fact.node_joined:type_name -> nightshift.event.v1.NodeJoined
+	40, // 30: nightshift.event.v1.Fact.node_noticed:type_name -> nightshift.event.v1.NodeNoticed
+	41, // 31: nightshift.event.v1.Fact.node_release_intended:type_name -> nightshift.event.v1.NodeReleaseIntended
+	42, // 32: nightshift.event.v1.Fact.node_gone:type_name -> nightshift.event.v1.NodeGone
+	43, // 33: nightshift.event.v1.Fact.cron_job_created:type_name -> nightshift.event.v1.CronJobCreated
+	44, // 34: nightshift.event.v1.Fact.cron_job_updated:type_name -> nightshift.event.v1.CronJobUpdated
+	45, // 35: nightshift.event.v1.Fact.cron_job_status_set:type_name -> nightshift.event.v1.CronJobStatusSet
+	46, // 36: nightshift.event.v1.Fact.cron_job_scheduled:type_name -> nightshift.event.v1.CronJobScheduled
+	47, // 37: nightshift.event.v1.Fact.cron_job_skipped:type_name -> nightshift.event.v1.CronJobSkipped
+	48, // 38: nightshift.event.v1.Fact.cron_job_deletion_requested:type_name -> nightshift.event.v1.CronJobDeletionRequested
+	49, // 39: nightshift.event.v1.Fact.cron_job_deleted:type_name -> nightshift.event.v1.CronJobDeleted
+	50, // 40: nightshift.event.v1.Fact.time_zone_observed:type_name -> nightshift.event.v1.TimeZoneObserved
+	8,  // 41: nightshift.event.v1.OffersObserved.offers:type_name -> nightshift.event.v1.Offer
+	51, // 42: nightshift.event.v1.Offer.resources:type_name -> nightshift.event.v1.Offer.ResourcesEntry
+	10, // 43: nightshift.event.v1.ObjectPut.owners:type_name -> nightshift.event.v1.ObjectOwner
+	17, // 44: nightshift.event.v1.JobAdmitted.profile:type_name -> nightshift.event.v1.Profile
+	24, // 45: nightshift.event.v1.ReceiptIssued.receipt:type_name -> nightshift.event.v1.Receipt
+	25, // 46: nightshift.event.v1.Receipt.evictions_by_reason:type_name -> nightshift.event.v1.EvictionTally
+	35, // 47: nightshift.event.v1.PodRestarted.containers:type_name -> nightshift.event.v1.ContainerResult
+	35, // 48: nightshift.event.v1.PodBackedOff.containers:type_name -> nightshift.event.v1.ContainerResult
+	0,  // 49: nightshift.event.v1.PodFinished.outcome:type_name -> nightshift.event.v1.PodFinished.Outcome
+	35, // 50: nightshift.event.v1.PodFinished.containers:type_name -> nightshift.event.v1.ContainerResult
+	1,  // 51: nightshift.event.v1.ContainerResult.state:type_name -> nightshift.event.v1.ContainerResult.State
+	8,  // 52: nightshift.event.v1.LaunchIntended.offers:type_name -> nightshift.event.v1.Offer
+	38, // 53: nightshift.event.v1.LaunchSettled.nodes:type_name -> nightshift.event.v1.LaunchedNode
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_orchestrator_event_event_proto_init() }
@@ -4374,6 +4688,8 @@ func file_orchestrator_event_event_proto_init() {
 		(*Fact_OffersObserved)(nil),
 		(*Fact_ObjectPut)(nil),
 		(*Fact_ObjectDeleted)(nil),
+		(*Fact_ObjectDeletionRequested)(nil),
+		(*Fact_ObjectReleased)(nil),
 		(*Fact_JobCreated)(nil),
 		(*Fact_JobAdmitted)(nil),
 		(*Fact_JobDenied)(nil),
@@ -4415,7 +4731,7 @@ func file_orchestrator_event_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_orchestrator_event_event_proto_rawDesc), len(file_orchestrator_event_event_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   47,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

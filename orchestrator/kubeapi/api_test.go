@@ -307,7 +307,7 @@ func TestDeletionsFollowTheirOptions(t *testing.T) {
 	p.until("both Jobs are gone", func(s *engine.State) bool { return len(s.Jobs) == 0 })
 }
 
-func TestNamespacesAreTenantsThatMustBeEmptyToGo(t *testing.T) {
+func TestNamespacesAreTenantsAndTakeWhatIsInThemAlong(t *testing.T) {
 	p := newPlane(t)
 	namespaces := p.client.CoreV1().Namespaces()
 	created, err := namespaces.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team", Labels: map[string]string{"a": "b"}}}, metav1.CreateOptions{})
@@ -325,14 +325,41 @@ func TestNamespacesAreTenantsThatMustBeEmptyToGo(t *testing.T) {
 	}
 	_, err = p.client.BatchV1().Jobs("team").Create(t.Context(), newJob("a", 1), metav1.CreateOptions{})
 	p.must(err)
-	if err := namespaces.Delete(t.Context(), "team", metav1.DeleteOptions{}); !apierrors.IsConflict(err) || !strings.Contains(err.Error(), "it holds 1 Jobs and CronJobs") {
-		t.Errorf("delete with a Job in it: %v", err)
-	}
-	p.must(p.client.BatchV1().Jobs("team").Delete(t.Context(), "a", metav1.DeleteOptions{}))
 	p.supply()
+	_, err = p.client.CoreV1().ConfigMaps("team").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{})
+	p.must(err)
+	p.must(namespaces.Delete(t.Context(), "team", metav1.DeleteOptions{}))
+	ending, err := namespaces.Get(t.Context(), "team", metav1.GetOptions{})
+	p.must(err)
+	if ending.Status.Phase != corev1.NamespaceTerminating || ending.DeletionTimestamp == nil {
+		t.Errorf("the namespace that is being deleted shows %+v", ending)
+	}
+	if labelled, err := namespaces.Patch(t.Context(), "team", types.MergePatchType, []byte(`{"metadata":{"labels":{"going":"yes"}}}`), metav1.PatchOptions{}); err != nil || labelled.Labels["going"] != "yes" {
+		t.Errorf("a label for the namespace that is being deleted: %v", err)
+	}
+	for what, create := range map[string]func() error{
+		"a configmap": func() error {
+			_, err := p.client.CoreV1().ConfigMaps("team").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, metav1.CreateOptions{})
+			return err
+		},
+		"a Job": func() error {
+			_, err := p.client.BatchV1().Jobs("team").Create(t.Context(), newJob("b", 1), metav1.CreateOptions{})
+			return err
+		},
+	} {
+		if err := create(); !apierrors.IsForbidden(err) || !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			t.Errorf("%s comes in while it is being deleted: %v", what, err)
+		}
+	}
+	if _, err := p.client.CoreV1().ConfigMaps("nowhere").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "b"}}, metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("a configmap in no namespace: %v", err)
+	}
+	if maps, err := p.client.CoreV1().ConfigMaps("team").List(t.Context(), metav1.ListOptions{}); err != nil || len(maps.Items) != 0 {
+		t.Errorf("left in it are %v, %v", maps, err)
+	}
+	p.report("a", engine.ReportFailed, 143)
 	p.release()
 	p.until("the Job is gone", func(s *engine.State) bool { return len(s.Jobs) == 0 })
-	p.must(namespaces.Delete(t.Context(), "team", metav1.DeleteOptions{}))
 	if list, err := namespaces.List(t.Context(), metav1.ListOptions{}); err != nil || len(list.Items) != 1 || list.Items[0].Name != "default" {
 		t.Errorf("left are %v, %v", list, err)
 	}

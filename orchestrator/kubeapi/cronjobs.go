@@ -25,6 +25,7 @@ import (
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/printed"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
@@ -32,16 +33,15 @@ import (
 // cronJobs serves batch/v1 cronjobs. Policy is asked about their Jobs, and not about them.
 type cronJobs struct {
 	*resource
-	namespaces *namespaces
 	// changing makes reading, changing and writing an object one step. Only this server writes it.
 	changing sync.Mutex
 }
 
-func newCronJobs(s *Server, namespaces *namespaces) *cronJobs {
+func newCronJobs(s *Server) *cronJobs {
 	r := newResource(s, view.CronJobs, batchv1.GroupName, "cronjob", true,
-		func() runtime.Object { return &batchv1.CronJob{} }, func() runtime.Object { return &batchv1.CronJobList{} }, cronJobTable, "cj")
+		func() runtime.Object { return &batchv1.CronJob{} }, func() runtime.Object { return &batchv1.CronJobList{} }, printed.CronJobs, "cj")
 	r.categories = []string{"all"}
-	return &cronJobs{resource: r, namespaces: namespaces}
+	return &cronJobs{resource: r}
 }
 
 // Create implements rest.Creater.
@@ -52,18 +52,13 @@ func (c *cronJobs) Create(ctx context.Context, object runtime.Object, validate r
 	}
 	rest.FillObjectMetaSystemFields(cronJob)
 	cronJob.Namespace = request.NamespaceValue(ctx)
-	leave, err := c.namespaces.enter(cronJob.Namespace)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
 	if cronJob.Name != "" || cronJob.GenerateName == "" {
 		return c.create(ctx, cronJob, validate, dryrun.IsDryRun(options.DryRun))
 	}
 	for range nameTries {
 		cronJob.Name = names.SimpleNameGenerator.GenerateName(cronJob.GenerateName)
-		var created runtime.Object
-		if created, err = c.create(ctx, cronJob, validate, dryrun.IsDryRun(options.DryRun)); !apierrors.IsAlreadyExists(err) {
+		created, err := c.create(ctx, cronJob, validate, dryrun.IsDryRun(options.DryRun))
+		if !apierrors.IsAlreadyExists(err) {
 			return created, err
 		}
 	}
@@ -290,7 +285,7 @@ func (c *cronJobs) DeleteCollection(ctx context.Context, validate rest.ValidateO
 			return nil, err
 		}
 	}
-	return c.listOf(records, version)
+	return c.listOf(view.Page{Records: records, Version: version})
 }
 
 // GetResetFields implements rest.ResetFieldsStrategy: what clients write to the status here is dropped.

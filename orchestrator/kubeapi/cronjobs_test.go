@@ -250,14 +250,19 @@ func TestTheJobsOfACronJobGoWithItAsTheClientSays(t *testing.T) {
 	}
 }
 
-func TestANamespaceWithCronJobsStays(t *testing.T) {
+func TestANamespaceTakesItsCronJobsAlong(t *testing.T) {
 	p := newPlane(t)
 	_, err := p.client.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "team"}}, metav1.CreateOptions{})
 	p.must(err)
 	_, err = p.client.BatchV1().CronJobs("team").Create(t.Context(), hourly("a"), metav1.CreateOptions{})
 	p.must(err)
-	if err := p.client.CoreV1().Namespaces().Delete(t.Context(), "team", metav1.DeleteOptions{}); !apierrors.IsConflict(err) {
-		t.Errorf("it is deleted: %v", err)
+	p.must(p.client.CoreV1().Namespaces().Delete(t.Context(), "team", metav1.DeleteOptions{}))
+	p.until("both have gone", func(s *engine.State) bool {
+		_, there := s.CronJobOf("team", "a")
+		return !there && !s.Objects.Terminating("team") && !s.Holds("team")
+	})
+	if _, err := p.client.CoreV1().Namespaces().Get(t.Context(), "team", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("the namespace: %v", err)
 	}
 	if _, err := p.client.BatchV1().CronJobs("nowhere").Create(t.Context(), hourly("a"), metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("created in a namespace that is not there: %v", err)

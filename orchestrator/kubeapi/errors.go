@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -48,6 +49,10 @@ func rejected(rejection *engine.Rejection, resource schema.GroupResource, name s
 		return apierrors.NewAlreadyExists(resource, name)
 	case engine.Conflict:
 		return apierrors.NewConflict(resource, name, rejection)
+	case engine.TooLarge:
+		return apierrors.NewRequestEntityTooLargeError(rejection.Message)
+	case engine.NoNamespace:
+		return apierrors.NewGenericServerResponse(http.StatusNotFound, "create", resource, name, rejection.Message, 0, false)
 	}
 	return apierrors.NewForbidden(resource, name, rejection)
 }

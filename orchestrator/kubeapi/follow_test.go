@@ -129,8 +129,9 @@ func TestVersionsInRequestsMeanWhatTheyMeanInKubernetes(t *testing.T) {
 		t.Errorf("the current version, exactly: %v", err)
 	}
 	p.create(newJob("b", 1))
-	if _, err := jobs.List(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact}); !apierrors.IsResourceExpired(err) {
-		t.Errorf("an old version, exactly: %v", err)
+	old, err := jobs.List(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion, ResourceVersionMatch: metav1.ResourceVersionMatchExact})
+	if err != nil || len(old.Items) != 1 || old.Items[0].ResourceVersion != list.Items[0].ResourceVersion || old.ResourceVersion != list.ResourceVersion {
+		t.Errorf("an old version, exactly: %v, %v", old, err)
 	}
 	if newer, err := jobs.List(t.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion}); err != nil || len(newer.Items) != 2 {
 		t.Errorf("not older than an old version: %v", err)

@@ -20,6 +20,8 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	jobrules "github.com/nightshift-batch/nightshift/orchestrator/job"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/objects"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/printed"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
@@ -30,17 +32,16 @@ const nameTries = 8
 // jobs serves batch/v1 jobs.
 type jobs struct {
 	*resource
-	namespaces *namespaces
 	// changing makes reading, changing and writing a Job's object one step. Only this server writes it; what the engine changes
 	// meanwhile is status, of which no client writes the same parts.
 	changing sync.Mutex
 }
 
-func newJobs(s *Server, namespaces *namespaces) *jobs {
+func newJobs(s *Server) *jobs {
 	r := newResource(s, view.Jobs, batchv1.GroupName, "job", true,
-		func() runtime.Object { return &batchv1.Job{} }, func() runtime.Object { return &batchv1.JobList{} }, jobTable)
+		func() runtime.Object { return &batchv1.Job{} }, func() runtime.Object { return &batchv1.JobList{} }, printed.Jobs)
 	r.categories = []string{"all"}
-	return &jobs{resource: r, namespaces: namespaces}
+	return &jobs{resource: r}
 }
 
 // Create implements rest.Creater: it answers when policy has decided.
@@ -51,14 +52,13 @@ func (j *jobs) Create(ctx context.Context, object runtime.Object, validate rest.
 	}
 	rest.FillObjectMetaSystemFields(job)
 	job.Namespace = request.NamespaceValue(ctx)
-	leave, err := j.namespaces.enter(job.Namespace)
-	if err != nil {
+	if err := objects.CheckNamespace(j.view(), job.Namespace, j.group, job.Name); err != nil {
 		return nil, err
 	}
-	defer leave()
 	if job.Name != "" || job.GenerateName == "" {
 		return j.create(ctx, job, validate, dryrun.IsDryRun(options.DryRun))
 	}
+	var err error
 	for range nameTries {
 		job.Name = names.SimpleNameGenerator.GenerateName(job.GenerateName)
 		var created runtime.Object
@@ -292,7 +292,7 @@ func (j *jobs) DeleteCollection(ctx context.Context, validate rest.ValidateObjec
 			return nil, err
 		}
 	}
-	return j.listOf(records, version)
+	return j.listOf(view.Page{Records: records, Version: version})
 }
 
 // GetResetFields implements rest.ResetFieldsStrategy: what clients write to the status is dropped.

@@ -207,7 +207,8 @@ func TestKubectlExplainsCreatesAndIsRefusedClearly(t *testing.T) {
 	p.matches("get -l", p.kubectl("", "get", "jobs", "-A", "-l", "colour=red", "-o", "name"), `^job.batch/hello\n$`)
 	p.matches("scale by patch", p.kubectl("", "patch", "job", "hello", "-p", `{"spec":{"parallelism":0}}`), `job.batch/hello patched`)
 	p.matches("version", p.kubectl("", "version"), `Server Version: v1.37.2`)
-	p.matches("delete namespace with a Job", p.refused("", "delete", "namespace", "team"), `it holds 1 Jobs and CronJobs; delete them first`)
+	p.matches("delete namespace with a Job", p.kubectl("", "delete", "namespace", "team"), `namespace "team" deleted`)
+	p.matches("the Job of the namespace", p.refused("", "get", "job", "data-processing", "-n", "team"), `NotFound`)
 	p.matches("get -o json", p.kubectl("", "get", "ns", "default", "-o", "json"), `"phase": "Active"`)
 }
 

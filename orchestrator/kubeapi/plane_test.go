@@ -29,6 +29,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/pki"
+	"github.com/nightshift-batch/nightshift/orchestrator/seal"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
 	"github.com/nightshift-batch/nightshift/policy"
@@ -124,10 +125,16 @@ func newPlane(t testing.TB) *plane {
 	p.must(err)
 	p.api, err = kubeapi.New(kubeapi.Config{
 		View: p.view, Submitter: p.writer, Jobs: jobCreator{desk}, Logs: p.logs, Authority: p.authority,
+		Sealer: seal.OpenOrMake(filepath.Join(dir, "pki", "secrets.key")),
 		Images: func(engine.Name) manifest.Images { return manifest.Images{"data-processor:v1": "/bin/true"} }, Logger: logger,
 	})
 	p.must(err)
 	t.Cleanup(p.api.Close)
+	parts.Go(func() {
+		if err := p.api.Furnish(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 	p.serve()
 	p.kubeconfig = filepath.Join(dir, "admin.kubeconfig")
 	p.must(p.api.WriteKubeconfig(p.kubeconfig, p.address))

@@ -9,14 +9,18 @@ import (
 	"sync"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/conversion"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/objects"
 )
 
 // machinery is what reads and writes objects on the wire.
@@ -27,18 +31,25 @@ type machinery struct {
 }
 
 // kinds are the types that the API serves; each is its own internal version, so that nothing is ever converted.
-var kinds = map[schema.GroupVersion][]runtime.Object{
-	batchv1.SchemeGroupVersion: {&batchv1.Job{}, &batchv1.JobList{}, &batchv1.CronJob{}, &batchv1.CronJobList{}},
-	corev1.SchemeGroupVersion: {
-		&corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{}, &corev1.Namespace{}, &corev1.NamespaceList{},
-		&corev1.Event{}, &corev1.EventList{},
-	},
+func kinds() map[schema.GroupVersion][]runtime.Object {
+	served := map[schema.GroupVersion][]runtime.Object{
+		batchv1.SchemeGroupVersion:  {&batchv1.Job{}, &batchv1.JobList{}, &batchv1.CronJob{}, &batchv1.CronJobList{}},
+		corev1.SchemeGroupVersion:   {&corev1.Pod{}, &corev1.PodList{}, &corev1.Node{}, &corev1.NodeList{}},
+		policyv1.SchemeGroupVersion: {&policyv1.Eviction{}},
+		authorizationv1.SchemeGroupVersion: {
+			&authorizationv1.SelfSubjectAccessReview{}, &authorizationv1.SelfSubjectRulesReview{},
+		},
+	}
+	for _, kind := range objects.Kinds() {
+		served[kind.Version] = append(served[kind.Version], kind.Types()...)
+	}
+	return served
 }
 
 // wire returns the machinery, made on first use. It never changes then.
 var wire = sync.OnceValue(func() machinery {
 	scheme := runtime.NewScheme()
-	for version, objects := range kinds {
+	for version, objects := range kinds() {
 		internal := schema.GroupVersion{Group: version.Group, Version: runtime.APIVersionInternal}
 		scheme.AddKnownTypes(version, objects...)
 		scheme.AddKnownTypes(internal, objects...)
@@ -70,6 +81,7 @@ var selectableFields = map[schema.GroupVersionKind]string{
 	corev1.SchemeGroupVersion.WithKind("Pod"): " spec.nodeName spec.restartPolicy spec.schedulerName spec.serviceAccountName spec.hostNetwork status.phase " +
 		"status.podIP status.nominatedNodeName ",
 	corev1.SchemeGroupVersion.WithKind("Node"):      " spec.unschedulable ",
+	corev1.SchemeGroupVersion.WithKind("Secret"):    " type ",
 	corev1.SchemeGroupVersion.WithKind("Namespace"): " status.phase ",
 	corev1.SchemeGroupVersion.WithKind("Event"): " involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid " +
 		"involvedObject.apiVersion involvedObject.resourceVersion involvedObject.fieldPath reason reportingComponent source type ",

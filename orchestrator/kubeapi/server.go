@@ -8,11 +8,12 @@
 // Who asks is known by a client certificate of our authority alone; anonymous requests get 401. Members of system:masters may do
 // everything, all others nothing (403). Requests from within the process go through the same Handler with an Identity in their context.
 //
-// Served are batch/v1 jobs and cronjobs and core/v1 pods, pods/log, nodes, namespaces and events, with watches, tables, server-side apply, dry run
-// and strict validation as the library gives them. Lists are never cut into chunks. A method that a resource lacks answers 405.
+// Served are batch/v1 jobs and cronjobs, core/v1 pods, pods/log and nodes, and what package objects serves, with watches, tables, server-side apply, dry run
+// and strict validation as the library gives them. A method that a resource lacks answers 405.
 package kubeapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,8 +26,11 @@ import (
 	"sync"
 	"time"
 
+	authorizationv1 "k8s.io/api/authorization/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -39,10 +43,14 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/objects"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/openapi"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
+
+// maxRequestBytes bounds what a client may send in one request. What is stored of it is bounded again, by package object.
+const maxRequestBytes = 3 << 20
 
 // KubernetesVersion is that of the API which is served.
 const KubernetesVersion = "1.37.2"
@@ -99,6 +107,8 @@ type Config struct {
 	Jobs      JobCreator
 	Logs      Logs
 	Authority Authority
+	// Sealer encrypts the data of Secrets; without one there are none.
+	Sealer objects.Sealer
 	// Images gives those that containers without a command may name now, in the Job of that name; nil for none. What it returns is not changed later.
 	Images func(job engine.Name) manifest.Images
 	// Hosts by which the server is reached: DNS names and IP addresses. Loopback is always among them.
@@ -174,6 +184,7 @@ func (s *Server) assemble(pool *x509.CertPool) (*genericapiserver.GenericAPIServ
 	config.Authentication.Authenticator = newAuthenticator(pool)
 	config.Authorization.Authorizer = authorizer.AuthorizerFunc(adminsOnly)
 	config.EnableProfiling, config.EnableMetrics = false, false
+	config.MaxRequestBodyBytes = maxRequestBytes
 	config.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
 	namer := apinamer.NewDefinitionNamer(wire.scheme)
 	config.OpenAPIConfig = genericapiserver.DefaultOpenAPIConfig(openapi.GetOpenAPIDefinitions, namer)
@@ -184,14 +195,17 @@ func (s *Server) assemble(pool *x509.CertPool) (*genericapiserver.GenericAPIServ
 	if err != nil {
 		return nil, err
 	}
-	batch := genericapiserver.NewDefaultAPIGroupInfo(batchv1.GroupName, wire.scheme, wire.parameters, wire.codecs)
-	core := genericapiserver.NewDefaultAPIGroupInfo(corev1.GroupName, wire.scheme, wire.parameters, wire.codecs)
-	batch.VersionedResourcesStorageMap["v1"], core.VersionedResourcesStorageMap["v1"] = s.storage()
-	if err := generic.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &core); err != nil {
-		return nil, fmt.Errorf("install core/v1: %w", err)
-	}
-	if err := generic.InstallAPIGroup(&batch); err != nil {
-		return nil, fmt.Errorf("install batch/v1: %w", err)
+	for group, resources := range s.storage() {
+		info := genericapiserver.NewDefaultAPIGroupInfo(group, wire.scheme, wire.parameters, wire.codecs)
+		info.VersionedResourcesStorageMap["v1"] = resources
+		if group == corev1.GroupName {
+			err = generic.InstallLegacyAPIGroup(genericapiserver.DefaultLegacyAPIPrefix, &info)
+		} else {
+			err = generic.InstallAPIGroup(&info)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("install %s: %w", cmp.Or(group, "core"), err)
+		}
 	}
 	return generic, nil
 }
@@ -207,17 +221,33 @@ func (v servedVersion) Info() *version.Info {
 	return info
 }
 
-// storage returns what serves each resource.
-func (s *Server) storage() (batch, core map[string]rest.Storage) {
-	namespaces := newNamespaces(s)
-	jobs := newJobs(s, namespaces)
-	cronJobs := newCronJobs(s, namespaces)
-	pods := newPods(s)
-	return map[string]rest.Storage{"jobs": jobs, "jobs/status": &jobStatus{jobs}, "cronjobs": cronJobs, "cronjobs/status": &cronJobStatus{cronJobs}},
-		map[string]rest.Storage{
-			"pods": pods, "pods/log": newPodLog(s, pods), "namespaces": namespaces,
-			"nodes": newNodes(s), "events": newEvents(s),
-		}
+// storage returns what serves each resource, by group.
+func (s *Server) storage() map[string]map[string]rest.Storage {
+	served := objects.Storage(s.objects())
+	jobs, cronJobs, pods := newJobs(s), newCronJobs(s), newPods(s)
+	served[batchv1.GroupName] = map[string]rest.Storage{
+		"jobs": jobs, "jobs/status": &jobStatus{jobs}, "cronjobs": cronJobs, "cronjobs/status": &cronJobStatus{cronJobs},
+	}
+	served[authorizationv1.GroupName] = map[string]rest.Storage{"selfsubjectaccessreviews": accessReviews{}, "selfsubjectrulesreviews": rulesReviews{}}
+	core := served[corev1.GroupName]
+	core["pods"], core["pods/status"], core["pods/log"], core["pods/eviction"] = pods, &podStatus{pods}, newPodLog(s, pods), &podEviction{pods}
+	core["nodes"] = newNodes(s)
+	return served
+}
+
+// objects is what the objects are served with that the engine does not interpret.
+func (s *Server) objects() objects.Config {
+	wire := wire()
+	return objects.Config{
+		View: s.config.View, Submitter: s.config.Submitter, Sealer: s.config.Sealer, Scheme: wire.scheme, Now: s.config.Now, WhileServing: s.whileServing,
+		Codec: func(version schema.GroupVersion) runtime.Codec { return wire.codecs.LegacyCodec(version) },
+	}
+}
+
+// Furnish keeps what is in every namespace in its place until the context ends: the service account "default" and the configmap with the
+// certificate by which this server is known.
+func (s *Server) Furnish(ctx context.Context) error {
+	return objects.Furnish(ctx, s.objects(), s.config.Authority.CAPEM(), s.config.Logger)
 }
 
 // Handler serves the API in this process; see WithIdentity.

@@ -24,11 +24,15 @@ import (
 	"k8s.io/kubernetes/pkg/apis/batch"
 	batchdefaults "k8s.io/kubernetes/pkg/apis/batch/v1"
 	batchvalidation "k8s.io/kubernetes/pkg/apis/batch/validation"
+	"k8s.io/kubernetes/pkg/apis/coordination"
+	coordinationdefaults "k8s.io/kubernetes/pkg/apis/coordination/v1"
 	"k8s.io/kubernetes/pkg/apis/core"
 	coredefaults "k8s.io/kubernetes/pkg/apis/core/v1"
 	jobstrategy "k8s.io/kubernetes/pkg/registry/batch/job"
 
 	jobrules "github.com/nightshift-batch/nightshift/orchestrator/job"
+	"k8s.io/kubernetes/pkg/apis/scheduling"
+	schedulingdefaults "k8s.io/kubernetes/pkg/apis/scheduling/v1"
 )
 
 // Options is what the caller knows about a Job that enters and the manifest does not say.
@@ -251,7 +255,10 @@ func generateSelector(job *batchv1.Job) {
 // conversions holds Kubernetes' internal types and the way to them; validation is written for those alone.
 var conversions = sync.OnceValue(func() *runtime.Scheme {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{core.AddToScheme, coredefaults.AddToScheme, batch.AddToScheme, batchdefaults.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{
+		core.AddToScheme, coredefaults.AddToScheme, batch.AddToScheme, batchdefaults.AddToScheme,
+		scheduling.AddToScheme, schedulingdefaults.AddToScheme, coordination.AddToScheme, coordinationdefaults.AddToScheme,
+	} {
 		utilruntime.Must(add(scheme))
 	}
 	return scheme

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 
-	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 )
 
@@ -65,21 +64,15 @@ func (b *batch) apply(fact *event.Fact) {
 		b.remove(Pods, body.PodDeleted.GetUid())
 	case *event.Fact_NodeGone:
 		b.remove(Nodes, body.NodeGone.GetNode())
-	case *event.Fact_ObjectPut:
-		if put := body.ObjectPut; put.GetResource() == string(Namespaces) {
-			b.touch(Namespaces, put.GetName())
-		}
-	case *event.Fact_ObjectDeleted:
-		if gone := body.ObjectDeleted; gone.GetResource() == string(Namespaces) {
-			b.remove(Namespaces, gone.GetName())
-		}
 	default:
-		b.touchSubject(fact)
-	}
-	if state.Seq == 0 {
-		b.touch(Namespaces, defaultNamespace)
+		if !b.applyToObject(fact) {
+			b.touchSubject(fact)
+		}
 	}
 	b.applyWithCronJobs(fact)
+	if state.Seq == 1 {
+		b.keepDefaultNamespace()
+	}
 }
 
 // touchSubject touches the Job, the pod or else the node that the fact names as its own.
@@ -132,7 +125,7 @@ func (b *batch) publish() {
 	for _, record := range b.events {
 		changes[Events] = append(changes[Events], change{seq: record.version, current: record})
 	}
-	for _, record := range b.view.dropEvents(b.events) {
+	for _, record := range b.view.dropEvents(b.events, b.view.state.Now) {
 		changes[Events] = append(changes[Events], change{seq: b.view.state.Seq, former: record})
 	}
 	for resource, list := range changes {
@@ -169,13 +162,9 @@ func (b *batch) record(t touch) *Record {
 		if node, ok := state.Nodes[t.id]; ok {
 			return nodeRecord(node)
 		}
-	case Namespaces:
-		key := engine.ObjectKey{Resource: string(Namespaces), Name: t.id}
-		if stored, ok := state.Objects[key]; ok {
-			return namespaceRecord(t.id, stored)
-		}
-		if t.id == defaultNamespace {
-			return defaultNamespaceRecord(state)
+	default:
+		if o, ok := b.view.objects[t]; ok {
+			return o.record(t.resource)
 		}
 	}
 	return nil

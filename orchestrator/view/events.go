@@ -2,6 +2,8 @@ package view
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -208,7 +210,7 @@ func eventRecord(seq uint64, at time.Time, about subject, what said) *Record {
 		name = append(name, "0123456789abcdef"[seq>>shift&0xf])
 	}
 	key := Key{namespace, string(name)}
-	return &Record{key: key, id: eventID(key), version: seq, content: &eventContent{key, seq, at, about, what}}
+	return &Record{key: key, id: key.id(), version: seq, content: &eventContent{key, seq, at, about, what}}
 }
 
 // eventContent is an event as it was told. Most are never looked at, so the object is made when somebody asks.
@@ -243,8 +245,6 @@ func (c *eventContent) event() *corev1.Event {
 	}
 }
 
-func eventID(key Key) string { return key.Namespace + "/" + key.Name }
-
 // eventFields are those of pkg/registry/core/event/strategy.go: ToSelectableFields.
 func eventFields(shown *corev1.Event) fields.Set {
 	return fields.Set{
@@ -255,11 +255,28 @@ func eventFields(shown *corev1.Event) fields.Set {
 	}
 }
 
-// dropEvents adds the new events to those that are kept and returns the ones that go for them. New ones may go at once.
-func (v *View) dropEvents(added []*Record) []*Record {
-	v.events = append(v.events, added...)
-	surplus := max(0, len(v.events)-v.maxEvents)
-	dropped := v.events[:surplus:surplus]
-	v.events = v.events[surplus:]
+// eventsLast is how long an event is kept, as by kube-apiserver (--event-ttl).
+const eventsLast = time.Hour
+
+// dropEvents adds the new events to those that are kept and returns the ones that go: for them, for their age, or with their namespace. New ones may
+// go at once.
+func (v *View) dropEvents(added []*Record, now time.Time) (dropped []*Record) {
+	for _, record := range added {
+		v.events[record.key.Namespace] = append(v.events[record.key.Namespace], record)
+	}
+	for _, namespace := range slices.Sorted(maps.Keys(v.events)) {
+		events := v.events[namespace]
+		surplus := max(0, len(events)-v.maxEvents)
+		if _, there := v.objects[touch{Namespaces, Key{"", namespace}.id()}]; !there {
+			surplus = len(events) // they go with it
+		}
+		for surplus < len(events) && now.Sub(events[surplus].content.(*eventContent).at) >= eventsLast {
+			surplus++
+		}
+		dropped = append(dropped, events[:surplus]...)
+		if v.events[namespace] = events[surplus:]; surplus == len(events) {
+			delete(v.events, namespace)
+		}
+	}
 	return dropped
 }

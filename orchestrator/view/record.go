@@ -2,7 +2,6 @@ package view
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/job"
@@ -170,38 +168,6 @@ type fixedContent struct {
 func (c *fixedContent) labels() labels.Labels  { return labels.Set(c.shown.GetLabels()) }
 func (c *fixedContent) fields() fields.Set     { return c.selectable }
 func (c *fixedContent) object() runtime.Object { return c.shown.DeepCopyObject() }
-
-// defaultNamespace is there from the first fact on, without one of its own.
-const defaultNamespace = metav1.NamespaceDefault
-
-func defaultNamespaceRecord(state *engine.State) *Record {
-	shown := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		Name: defaultNamespace, UID: types.UID(uidOf("namespace", state.Seed, defaultNamespace)), CreationTimestamp: metav1.NewTime(state.Now),
-	}}
-	return namespaceOf(shown, 1)
-}
-
-// namespaceRecord reads a namespace that was put as JSON; the API wrote it, so that it cannot be read means that the log is broken.
-func namespaceRecord(name string, stored engine.ObjectVersion) *Record {
-	shown := new(corev1.Namespace)
-	if err := json.Unmarshal(stored.Object, shown); err != nil {
-		panic(fmt.Sprintf("view: namespace %s, written by fact %d, cannot be read: %v", name, stored.Version, err))
-	}
-	return namespaceOf(shown, stored.Version)
-}
-
-func namespaceOf(shown *corev1.Namespace, version uint64) *Record {
-	shown.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Namespace"}
-	if shown.Labels == nil {
-		shown.Labels = make(map[string]string)
-	}
-	shown.Labels[corev1.LabelMetadataName] = shown.Name
-	shown.Spec.Finalizers = []corev1.FinalizerName{corev1.FinalizerKubernetes}
-	shown.Status.Phase = corev1.NamespaceActive
-	return &Record{key: Key{Name: shown.Name}, id: shown.Name, version: version, content: &fixedContent{
-		shown: shown, selectable: fields.Set{"status.phase": string(shown.Status.Phase)},
-	}}
-}
 
 // uidOf derives a UID, a version 8 UUID (RFC 9562), from what makes an object the only one of its kind, so that every
 // replica shows the same one.

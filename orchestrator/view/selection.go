@@ -62,7 +62,7 @@ func (s Selection) key(resource Resource) (Key, bool) {
 	if namespace == "" {
 		namespace, _ = s.Fields.RequiresExactMatch("metadata.namespace")
 	}
-	namespaced := resource != Nodes && resource != Namespaces
+	namespaced := resource != Nodes && resource != Namespaces && resource != PriorityClasses
 	if !named || (namespaced && namespace == "") {
 		return Key{}, false
 	}

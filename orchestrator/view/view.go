@@ -9,7 +9,10 @@
 // Kubernetes. Watchers read the window at their own pace and never hold up the one who applies facts: whoever falls out
 // of the window is cut off with 410 and lists again.
 //
-// Events are projections too, bounded in number: the oldest go first. They come back the same after a restart.
+// Most events are projections too, bounded in age, as in Kubernetes, and in number a namespace: the oldest go first, when a next fact comes.
+// They come back the same after a restart.
+//
+// Other objects are shown as they were put. What of a secret is encrypted stays so here: whoever may know its data opens it.
 //
 // All methods are safe for concurrent use. Observe is called by one goroutine, in order.
 package view
@@ -36,15 +39,23 @@ const (
 	Nodes      Resource = "nodes"
 	Namespaces Resource = "namespaces"
 	Events     Resource = "events"
+
+	ConfigMaps      Resource = "configmaps"
+	Secrets         Resource = "secrets"
+	ServiceAccounts Resource = "serviceaccounts"
+	ResourceQuotas  Resource = "resourcequotas"
+	LimitRanges     Resource = "limitranges"
+	PriorityClasses Resource = "priorityclasses"
+	Leases          Resource = "leases"
 )
 
-var resources = []Resource{Jobs, CronJobs, Pods, Nodes, Namespaces, Events}
+var resources = []Resource{Jobs, CronJobs, Pods, Nodes, Namespaces, Events, ConfigMaps, Secrets, ServiceAccounts, ResourceQuotas, LimitRanges, PriorityClasses, Leases}
 
 // Options of a View. The zero value is ready for use.
 type Options struct {
 	// Window is how many changes of each resource are kept for watches; 0 is DefaultWindow.
 	Window int
-	// MaxEvents is how many Events are kept; 0 is DefaultMaxEvents.
+	// MaxEvents is how many Events that were made of facts are kept of each namespace; 0 is DefaultMaxEvents.
 	MaxEvents int
 	// Each, if not nil, is told each fact in order, with its number and the state that holds right after it: what is made of
 	// facts elsewhere (traces, progress) needs no state of its own. It is called within Observe, must not call the View, and
@@ -67,14 +78,19 @@ type View struct {
 	state   *engine.State
 	tables  map[Resource]map[string]*Record // by Record.id
 	windows map[Resource]*window
-	// events in the order in which they go, the next one first.
-	events []*Record
+	// objects that are kept as they were put.
+	objects map[touch]*kept
+	// events that were made of facts, by namespace in the order in which they go, the next one first.
+	events map[string][]*Record
 	// changed is closed and replaced when facts have been applied.
 	changed chan struct{}
 }
 
 // Key names an object; Namespace is empty for resources that have none.
 type Key struct{ Namespace, Name string }
+
+// id by which the objects are found that have no better one.
+func (k Key) id() string { return k.Namespace + "/" + k.Name }
 
 func (k Key) compare(other Key) int {
 	if order := strings.Compare(k.Namespace, other.Namespace); order != 0 {
@@ -97,6 +113,7 @@ func New(options Options) *View {
 	v := &View{
 		maxEvents: options.MaxEvents, each: options.Each, state: engine.NewState(), changed: make(chan struct{}),
 		tables: make(map[Resource]map[string]*Record), windows: make(map[Resource]*window),
+		objects: make(map[touch]*kept), events: make(map[string][]*Record),
 	}
 	for _, resource := range resources {
 		v.tables[resource] = make(map[string]*Record)
@@ -173,8 +190,9 @@ func (v *View) get(resource Resource, key Key) (*Record, bool) {
 		if pod, ok := v.state.PodOf(key.Namespace, key.Name); ok {
 			id = pod.UID()
 		}
-	case Events:
-		id = eventID(key)
+	case Nodes:
+	default:
+		id = key.id()
 	}
 	record, ok := v.tables[resource][id]
 	if !ok || record.key != key {
@@ -200,17 +218,4 @@ func (v *View) pick(resource Resource, selection Selection) []*Record {
 		return nil
 	}
 	return slices.AppendSeq(make([]*Record, 0, len(v.tables[resource])), maps.Values(v.tables[resource]))
-}
-
-// CountIn returns how many objects of a resource a namespace holds.
-func (v *View) CountIn(resource Resource, namespace string) int {
-	v.mu.RLock()
-	defer v.mu.RUnlock()
-	n := 0
-	for _, record := range v.tables[resource] {
-		if record.key.Namespace == namespace {
-			n++
-		}
-	}
-	return n
 }

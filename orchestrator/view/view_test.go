@@ -315,8 +315,8 @@ func TestJobsPodsNodesAndEventsShowWhatHappened(t *testing.T) {
 	if _, ok := w.view.Get(view.Jobs, view.Key{Namespace: "default", Name: "b"}); ok {
 		t.Error("Job b is shown though deleted")
 	}
-	if n := w.view.CountIn(view.Jobs, "default"); n != 1 {
-		t.Errorf("%d Jobs in default", n)
+	if there, _ := w.view.List(view.Jobs, view.Selection{Namespace: "default"}); len(there) != 1 {
+		t.Errorf("%d Jobs in default", len(there))
 	}
 	w.supply()
 	nodes, _ := w.view.List(view.Nodes, view.Selection{})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
@@ -145,13 +146,13 @@ func night(w *world) {
 		w.do(engine.Tick{})
 		w.supply()
 	}
-	w.do(engine.PutObject{Key: engine.ObjectKey{Resource: "namespaces", Name: "team"}, UID: "n", Create: true, Object: []byte(`{"metadata":{"name":"team"}}`)})
+	w.do(engine.PutObject{Put: object.Put{Key: object.Key{Resource: "namespaces", Name: "team"}, UID: "n", Create: true, Object: []byte(`{"metadata":{"name":"team"}}`)}})
 	for _, node := range w.state.Nodes {
 		w.do(engine.InstanceGone{Provider: "local", InstanceID: node.InstanceID, Cause: "released"})
 	}
 	w.do(engine.DeleteJob{Namespace: "default", Name: "b"})
 	w.create("a", 1, nil)
-	w.do(engine.DeleteObject{Key: engine.ObjectKey{Resource: "namespaces", Name: "team"}})
+	w.do(engine.DeleteObject{Key: object.Key{Resource: "namespaces", Name: "team"}})
 }
 
 // follow applies a watch's events to a copy until it holds what a list at the version holds, and returns the copy.

@@ -13,6 +13,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
 )
 
@@ -80,7 +81,7 @@ func startWith(t *testing.T, log journal.Journal, follower *recorder) *running {
 }
 
 func put(i int) engine.Command {
-	return engine.PutObject{Key: engine.ObjectKey{Resource: "configmaps", Namespace: "default", Name: fmt.Sprint(i)}, Create: true}
+	return engine.PutObject{Put: object.Put{Key: object.Key{Resource: "configmaps", Namespace: "default", Name: fmt.Sprint(i)}, Create: true}}
 }
 
 func TestCommandsThatWaitShareABatch(t *testing.T) {
@@ -130,7 +131,7 @@ func TestCommandsOfOneCallAreDecidedInOrderAndEachHasItsAnswer(t *testing.T) {
 		log := journal.NewMemory()
 		r := start(t, log.Open())
 		synctest.Wait()
-		errs := r.SubmitAll(t.Context(), []engine.Command{put(1), put(1), put(2), engine.DeleteObject{Key: put(1).(engine.PutObject).Key}, put(1)})
+		errs := r.SubmitAll(t.Context(), []engine.Command{put(1), put(1), put(2), engine.DeleteObject{Key: put(1).(engine.PutObject).Put.Key}, put(1)})
 		var rejection *engine.Rejection
 		if !errors.As(errs[1], &rejection) || rejection.Kind != engine.AlreadyExists {
 			t.Errorf("the second of the same name: %v", errs[1])

@@ -16,6 +16,7 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
 )
 
@@ -66,7 +67,9 @@ func (l *load) Write(line []byte) (int, error) {
 func (l *load) call(caller int) {
 	for i := 0; ; i++ {
 		name := fmt.Sprintf("%d-%d", caller, i)
-		_, err := l.writer.Submit(context.Background(), engine.PutObject{Key: engine.ObjectKey{Resource: "configmaps", Namespace: "default", Name: name}, Create: true})
+		_, err := l.writer.Submit(context.Background(), engine.PutObject{Put: object.Put{
+			Key: object.Key{Resource: "configmaps", Namespace: "default", Name: name}, UID: "uid-" + name, Object: []byte("{}"), Create: true,
+		}})
 		if err != nil {
 			l.t.Errorf("put %s: %v", name, err)
 			return

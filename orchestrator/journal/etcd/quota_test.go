@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/object"
 	"github.com/nightshift-batch/nightshift/orchestrator/writer"
 )
 
@@ -26,15 +27,15 @@ func TestAWriterOnASmallStoreCreatesUpToFourFifthsOfItAndEndsEverything(t *testi
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	key := func(caller, i int) engine.ObjectKey {
-		return engine.ObjectKey{Resource: "configmaps", Namespace: "default", Name: fmt.Sprintf("%d-%d", caller, i)}
+	key := func(caller, i int) object.Key {
+		return object.Key{Resource: "configmaps", Namespace: "default", Name: fmt.Sprintf("%d-%d", caller, i)}
 	}
 	var group sync.WaitGroup
 	created := make([]int, callers)
 	for caller := range callers {
 		group.Go(func() {
 			for full := (*engine.StoreFullError)(nil); full == nil; {
-				_, err := w.Submit(t.Context(), engine.PutObject{Key: key(caller, created[caller]), Create: true, Object: make([]byte, 16<<10)})
+				_, err := w.Submit(t.Context(), engine.PutObject{Put: object.Put{Key: key(caller, created[caller]), UID: fmt.Sprintf("uid-%d-%d", caller, created[caller]), Create: true, Object: make([]byte, 16<<10)}})
 				if err == nil {
 					created[caller]++
 				} else if !errors.As(err, &full) {

@@ -1,4 +1,6 @@
-package kubeapi
+// Package printed says how the objects of the API are printed: the columns and cells of Kubernetes' own printers
+// (pkg/printers/internalversion/printers.go), with what Nightshift has to say beside them.
+package printed
 
 import (
 	"fmt"
@@ -17,8 +19,8 @@ import (
 	"github.com/nightshift-batch/nightshift/orchestrator/view"
 )
 
-// table says how a resource is printed: the columns and cells of Kubernetes' own printers (pkg/printers/internalversion/printers.go).
-type table struct {
+// Table says how a resource is printed.
+type Table struct {
 	columns []metav1.TableColumnDefinition
 	// cells of one object, one a column.
 	cells func(object runtime.Object, now time.Time) []any
@@ -26,8 +28,8 @@ type table struct {
 	conditions func(object runtime.Object) []metav1.TableRowCondition
 }
 
-// convert prints one object or a list.
-func (t table) convert(object, options runtime.Object, now time.Time) (*metav1.Table, error) {
+// Convert prints one object or a list, at a time.
+func (t Table) Convert(object, options runtime.Object, now time.Time) (*metav1.Table, error) {
 	printed := &metav1.Table{}
 	if list, err := meta.ListAccessor(object); err == nil {
 		printed.ResourceVersion, printed.Continue = list.GetResourceVersion(), list.GetContinue()
@@ -86,7 +88,8 @@ func orNone(text string) string {
 	return text
 }
 
-var jobTable = table{
+// Jobs are printed so.
+var Jobs = Table{
 	columns: []metav1.TableColumnDefinition{
 		nameColumn, column("Status", "Status of the job."), column("Completions", batchv1.JobStatus{}.SwaggerDoc()["succeeded"]),
 		column("Duration", "Time required to complete the job."), ageColumn,
@@ -144,7 +147,8 @@ func jobState(job *batchv1.Job) string {
 	return "Running"
 }
 
-var podTable = table{
+// Pods are printed so.
+var Pods = Table{
 	columns: []metav1.TableColumnDefinition{
 		nameColumn, column("Ready", "The aggregate readiness state of this pod for accepting traffic."),
 		column("Status", "The aggregate status of the containers in this pod."),
@@ -277,7 +281,8 @@ func podState(pod *corev1.Pod) string {
 	return string(pod.Status.Phase)
 }
 
-var nodeTable = table{
+// Nodes are printed so.
+var Nodes = Table{
 	columns: []metav1.TableColumnDefinition{
 		nameColumn, column("Status", "The status of the node"), column("Roles", "The roles of the node"), ageColumn,
 		column("Version", corev1.NodeSystemInfo{}.SwaggerDoc()["kubeletVersion"]),
@@ -306,7 +311,8 @@ var nodeTable = table{
 	},
 }
 
-var namespaceTable = table{
+// Namespaces are printed so.
+var Namespaces = Table{
 	columns: []metav1.TableColumnDefinition{nameColumn, column("Status", "The status of the namespace"), ageColumn},
 	cells: func(object runtime.Object, now time.Time) []any {
 		namespace := object.(*corev1.Namespace)
@@ -314,7 +320,8 @@ var namespaceTable = table{
 	},
 }
 
-var eventTable = table{
+// Events are printed so.
+var Events = Table{
 	columns: []metav1.TableColumnDefinition{
 		column("Last Seen", corev1.Event{}.SwaggerDoc()["lastTimestamp"]), column("Type", corev1.Event{}.SwaggerDoc()["type"]),
 		column("Reason", corev1.Event{}.SwaggerDoc()["reason"]), column("Object", corev1.Event{}.SwaggerDoc()["involvedObject"]),
@@ -328,40 +335,6 @@ var eventTable = table{
 			event.Source.Component, strings.TrimSpace(event.Message), event.Name,
 		}
 	},
-}
-
-var cronJobTable = table{
-	columns: []metav1.TableColumnDefinition{
-		nameColumn, column("Schedule", batchv1.CronJobSpec{}.SwaggerDoc()["schedule"]), column("Timezone", batchv1.CronJobSpec{}.SwaggerDoc()["timeZone"]),
-		typed("boolean", column("Suspend", batchv1.CronJobSpec{}.SwaggerDoc()["suspend"])),
-		typed("integer", column("Active", batchv1.CronJobStatus{}.SwaggerDoc()["active"])),
-		column("Last Schedule", batchv1.CronJobStatus{}.SwaggerDoc()["lastScheduleTime"]), ageColumn,
-		wide("Containers", "Names of each container in the template."), wide("Images", "Images referenced by each container in the template."),
-		wide("Selector", batchv1.JobSpec{}.SwaggerDoc()["selector"]),
-	},
-	cells: func(object runtime.Object, now time.Time) []any {
-		cronJob := object.(*batchv1.CronJob)
-		zone, suspended, last := "<none>", "<unset>", "<none>"
-		if cronJob.Spec.TimeZone != nil {
-			zone = *cronJob.Spec.TimeZone
-		}
-		if suspend := cronJob.Spec.Suspend; suspend != nil {
-			suspended = map[bool]string{false: "False", true: "True"}[*suspend]
-		}
-		if at := cronJob.Status.LastScheduleTime; at != nil {
-			last = since(*at, now)
-		}
-		names, images := templateOf(&cronJob.Spec.JobTemplate.Spec.Template.Spec)
-		return []any{
-			cronJob.Name, cronJob.Spec.Schedule, zone, suspended, int64(len(cronJob.Status.Active)), last, since(cronJob.CreationTimestamp, now),
-			names, images, metav1.FormatLabelSelector(cronJob.Spec.JobTemplate.Spec.Selector),
-		}
-	},
-}
-
-func typed(kind string, c metav1.TableColumnDefinition) metav1.TableColumnDefinition {
-	c.Type = kind
-	return c
 }
 
 // templateOf are the names of a template's containers and their images, a comma between.
