@@ -78,7 +78,7 @@ func (c *controlPlane) start() {
 func (c *controlPlane) close() error {
 	var errs []error
 	if c.api != nil {
-		c.api.Close()
+		errs = append(errs, c.api.Close())
 	}
 	if c.stop != nil {
 		c.stop(nil)

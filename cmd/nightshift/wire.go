@@ -260,6 +260,7 @@ func (c *controlPlane) openAPI(context.Context) (err error) {
 	c.api, err = kubeapi.New(kubeapi.Config{
 		View: c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
 		Images: func() manifest.Images { return c.guests.images(c.settings.images) }, Hosts: c.settings.hosts, Logger: c.logger,
+		Access: c.settings.door.Access, Limits: c.settings.door.Limits,
 	})
 	if err != nil {
 		return err
