@@ -68,6 +68,7 @@ var importRules = []importRule{
 		append([]string{"github.com/vbauerster/mpb/...", "golang.org/x/term/..."}, kubernetesTypes...), "what is shown is made of the engine's state and of nothing else"},
 	{"cmd/nightshift/internal/attach", []string{"cmd/nightshift/internal/screen"}, kubernetesTypes, "runs that attach exchange manifests and what is shown"},
 	{"cmd/nightshift/internal/door", []string{"orchestrator/kubeapi", "orchestrator/kubeapi/access"}, []string{"github.com/spf13/..."}, "flags and tokens are how an operator sets what the API keeps to"},
+	{"cmd/nightshift/internal/remote", []string{"cmd/nightshift/internal/screen", "orchestrator/manifest", "telemetry"}, append([]string{"k8s.io/client-go/..."}, kubernetesTypes...), "a run on a server is a client like any other, and knows what the API tells"},
 	{"cmd/nightshift/internal/english", nil, []string{"k8s.io/kubectl/pkg/util/i18n"}, "it is initialised before any other package of ours"},
 	{"cmd/nightshift/internal/swarm", []string{"orchestrator/agent/...", "providers"}, nil, "simulated agents are the real agent and a provider"},
 	{"cmd/nightshift/internal/loadtest", []string{"cmd/nightshift/internal/swarm", "orchestrator/event"}, []string{"k8s.io/api/...", "k8s.io/apimachinery/...", "k8s.io/client-go/..."}, "a measurement is a client, and reads what was recorded"},
