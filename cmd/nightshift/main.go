@@ -11,6 +11,8 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/door"
 )
 
 // version is set by the linker.
@@ -54,9 +56,13 @@ func say(err error) (status int) {
 	// What cobra itself refuses (an unknown flag or command) is wrong usage.
 	status = exitUsage
 	var exit *exitError
-	if errors.As(err, &exit) {
+	var notKept *door.KeepError
+	switch {
+	case errors.As(err, &exit):
 		status = exit.status
 		err = exit.err
+	case errors.As(err, &notKept):
+		status = exitMachinery
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "nightshift:", err)
@@ -82,7 +88,7 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRun(), newServe(), newBench(), newAgent(), newProvider())
+	root.AddCommand(newRun(), newServe(), door.TokenCommand(), newBench(), newAgent(), newProvider())
 	root.AddCommand(newInspections()...)
 	return root
 }

@@ -17,8 +17,8 @@ import (
 var manifestSuffixes = []string{".yaml", ".yml", ".json"}
 
 // readJobs reads the Jobs of all files, folders and streams that -f names, in order. The namespace given as a flag must not contradict that
-// of a manifest, as with kubectl.
-func readJobs(names []string, namespace string) (jobs []*batchv1.Job, err error) {
+// of a manifest, as with kubectl; where neither says one, it is the fallback.
+func readJobs(names []string, namespace, fallback string) (jobs []*batchv1.Job, err error) {
 	if len(names) == 0 {
 		return nil, errors.New("nothing to run: give a manifest with -f FILE, a folder of them, or - for standard input")
 	}
@@ -33,7 +33,7 @@ func readJobs(names []string, namespace string) (jobs []*batchv1.Job, err error)
 				return nil, err
 			}
 			for _, wanted := range read {
-				if err := place(wanted, file, namespace); err != nil {
+				if err := place(wanted, file, namespace, fallback); err != nil {
 					return nil, err
 				}
 				jobs = append(jobs, wanted)
@@ -94,7 +94,7 @@ func readManifest(file string) ([]*batchv1.Job, error) {
 }
 
 // place gives a Job its namespace, and refuses what cannot be found again by its name.
-func place(wanted *batchv1.Job, file, namespace string) error {
+func place(wanted *batchv1.Job, file, namespace, fallback string) error {
 	switch {
 	case wanted.Name == "" && wanted.GenerateName != "":
 		return fmt.Errorf("%s: metadata.generateName cannot be resumed by name; run needs metadata.name", file)
@@ -103,7 +103,7 @@ func place(wanted *batchv1.Job, file, namespace string) error {
 	case namespace != "":
 		wanted.Namespace = namespace
 	case wanted.Namespace == "":
-		wanted.Namespace = "default"
+		wanted.Namespace = fallback
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/door"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/journal"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
@@ -95,10 +96,11 @@ type resolved struct {
 	options
 	images    manifest.Images
 	providers []providerChoice
-	// hosts by which clients reach the API.
+	// hosts by which clients reach the API, who else may ask there, and how much.
 	hosts []string
 	// startAhead: there are pods to run at once.
 	startAhead bool
+	door       door.Door
 	// closed, if not empty, is why nothing is to run; only, if not nil, names what is: other Jobs in the data directory wait.
 	closed string
 	only   map[engine.Name]bool

@@ -84,7 +84,7 @@ func (c *controlPlane) start(more ...part) {
 func (c *controlPlane) close() error {
 	var errs []error
 	if c.api != nil {
-		c.api.Close()
+		errs = append(errs, c.api.Close())
 	}
 	if c.stop != nil {
 		c.stop(nil)

@@ -15,11 +15,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	batchv1 "k8s.io/api/batch/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/remote"
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
@@ -34,6 +37,9 @@ const runExample = `  # Run a Job on this machine
   # All Jobs of a folder, with what their pods write
   nightshift run -f nightly/ --follow
 
+  # On a server, nightshift serve: it goes on there when this command is interrupted
+  nightshift run -f job.yaml --kubeconfig /var/lib/nightshift/admin.kubeconfig
+
   # For a script: one JSON object on standard output
   nightshift run -f job.yaml -o json`
 
@@ -44,6 +50,7 @@ type runOptions struct {
 	namespace string
 	output    string
 	follow    bool
+	server    remote.Target
 }
 
 // runGCPercent lets the heap grow fivefold between collections: that of a run is some 30 MB, and a run does not last.
@@ -53,15 +60,23 @@ func newRun() *cobra.Command {
 	options := &runOptions{}
 	command := &cobra.Command{
 		Use:   "run -f FILE",
-		Short: "Run Jobs to their end, in this process and its children",
+		Short: "Run Jobs to their end, in this process and its children or on a server",
 		Long: "Run Kubernetes batch/v1 Jobs to their end, in this process and its children, on instances that are bought for them and given back.\n\n" +
+			"With --kubeconfig or --server, or " + remote.KubeconfigVariable + " in the environment, they run on that server, and this command shows how.\n" +
+			"KUBECONFIG and ~/.kube/config are never read.\n\n" +
 			"Run again on the same data directory, an unfinished Job of the same spec goes on where it was. Pods inherit the environment of run.\n\n" +
-			"Exit status: 0 the Job is Complete, 1 it Failed, 2 wrong usage or an invalid or denied Job, 3 the machinery failed,\n130 interrupted (the pods are stopped gracefully and the Job can be resumed).",
+			"Exit status: 0 the Job is Complete, 1 it Failed, 2 wrong usage or an invalid or denied Job, 3 the machinery failed,\n130 interrupted (the pods are stopped gracefully and the Job can be resumed;\non a server the Job goes on).",
 		Example: runExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(runGCPercent)
+			}
+			if options.server.IsGiven() {
+				if err := refuseLocal(command.Flags()); err != nil {
+					return usage(err)
+				}
+				return runOnServer(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
 			}
 			return run(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
 		},
@@ -71,6 +86,10 @@ func newRun() *cobra.Command {
 	flags.BoolVar(&options.follow, "follow", false, "stream what the pods write, each line led by its pod")
 	flags.StringVarP(&options.namespace, "namespace", "n", "", "namespace, which is the tenant (default: the manifest's, or \"default\")")
 	flags.StringVarP(&options.output, "output", "o", "text", "text, or json for one object on standard output at the end")
+	flags.StringVar(&options.server.Kubeconfig, "kubeconfig", "", "kubeconfig of the server to run on (default: what "+remote.KubeconfigVariable+" names, and else this machine)")
+	flags.StringVar(&options.server.Context, "context", "", "context of the kubeconfig (default: its current one)")
+	flags.StringVar(&options.server.Server, "server", "", "https URL of the server to run on; "+remote.TokenVariable+" in the environment is the token that is shown there")
+	flags.StringVar(&options.server.CAFile, "certificate-authority", "", "PEM file by which the server's certificate is trusted")
 	options.register(command)
 	return command
 }
@@ -79,7 +98,7 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	if options.output != "text" && options.output != "json" {
 		return usage(fmt.Errorf("-o %s: there is text and json", options.output))
 	}
-	jobs, err := readJobs(options.files, options.namespace)
+	jobs, err := readJobs(options.files, options.namespace, metav1.NamespaceDefault)
 	if err != nil {
 		return usage(err)
 	}
@@ -134,6 +153,65 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	}
 }
 
+// localFlags say how Jobs run in this process; on a server they run as that was told to.
+var localFlags = []string{"data-dir", "provider", "image", "nodes", "evict-every", "policy-data", "agents-listen", "agents-address", "trace-file"}
+
+func refuseLocal(flags *pflag.FlagSet) error {
+	for _, name := range localFlags {
+		if flags.Changed(name) {
+			return fmt.Errorf("--%s says how Jobs run here, and these are to run on a server", name)
+		}
+	}
+	return nil
+}
+
+// runOnServer runs the Jobs where the options say. When it is interrupted they go on there.
+func runOnServer(ctx context.Context, options *runOptions, stdout, stderr io.Writer) error {
+	if options.output != "text" && options.output != "json" {
+		return usage(fmt.Errorf("-o %s: there is text and json", options.output))
+	}
+	server, err := options.server.Connect()
+	if err != nil {
+		return usage(err)
+	}
+	jobs, err := readJobs(options.files, options.namespace, server.Namespace)
+	if err != nil {
+		return usage(err)
+	}
+	for _, wanted := range jobs {
+		if err := checkEnds(wanted); err != nil {
+			return usage(err)
+		}
+	}
+	ctx, stopSignals := untilSignal(ctx)
+	defer stopSignals()
+	progress := stdout
+	if options.output == "json" {
+		progress = stderr
+	}
+	show := screen.New(progress)
+	defer show.Close()
+	ended, err := server.Run(ctx, jobs, show, options.follow)
+	show.Close()
+	var deleted *remote.DeletedError
+	var taken *remote.TakenError
+	switch {
+	case err == nil:
+		return writeResult(ended, options.output, stdout)
+	case ctx.Err() != nil:
+		words := "interrupted; what was created goes on at " + server.URL + "; to end it:"
+		for _, job := range jobs {
+			words += fmt.Sprintf("\n  kubectl delete job %s --namespace %s", job.Name, job.Namespace)
+		}
+		return &exitError{exitInterrupted, errors.New(words)}
+	case errors.As(err, &deleted):
+		return &exitError{exitFailed, err}
+	case errors.As(err, &taken):
+		return usage(err)
+	}
+	return asExit(err)
+}
+
 // isBrokenOff tells whether a command failed for no other reason than that it was interrupted.
 func isBrokenOff(err error) bool {
 	var exit *exitError
@@ -156,14 +234,19 @@ func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // checkRunnable holds a Job against the rules of the API, before anything is started, and refuses one that would never end here.
 func checkRunnable(wanted *batchv1.Job, images manifest.Images) error {
-	admitted, errs := manifest.Admit(wanted, manifest.Options{UID: uuid.NewUUID(), Images: images})
-	switch {
-	case len(errs) > 0:
+	if _, errs := manifest.Admit(wanted, manifest.Options{UID: uuid.NewUUID(), Images: images}); len(errs) > 0 {
 		return manifest.Invalid(wanted.Name, errs)
-	case admitted.Spec.Suspend != nil && *admitted.Spec.Suspend:
+	}
+	return checkEnds(wanted)
+}
+
+// checkEnds refuses a Job for whose end run would wait for ever.
+func checkEnds(wanted *batchv1.Job) error {
+	switch {
+	case wanted.Spec.Suspend != nil && *wanted.Spec.Suspend:
 		return fmt.Errorf("the Job %s is suspended (spec.suspend) and run would wait for ever; take that out, or use serve, where it can be resumed", wanted.Name)
-	case admitted.Spec.ManagedBy != nil && *admitted.Spec.ManagedBy != batchv1.JobControllerName:
-		return fmt.Errorf("the Job %s is managed by %s (spec.managedBy) and nobody here acts on it", wanted.Name, *admitted.Spec.ManagedBy)
+	case wanted.Spec.ManagedBy != nil && *wanted.Spec.ManagedBy != batchv1.JobControllerName:
+		return fmt.Errorf("the Job %s is managed by %s (spec.managedBy) and nobody here acts on it", wanted.Name, *wanted.Spec.ManagedBy)
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/door"
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/screen"
 )
 
@@ -19,42 +20,53 @@ const serveExample = `  # An API server on this machine; pods run as processes o
   nightshift serve --data-dir /var/lib/nightshift --listen 127.0.0.1:6443
   kubectl --kubeconfig /var/lib/nightshift/admin.kubeconfig apply -f job.yaml`
 
+// serveOptions are the flags of serve.
+type serveOptions struct {
+	options
+	door   door.Flags
+	listen string
+}
+
 func newServe() *cobra.Command {
-	options := &options{}
-	var listen string
+	options := &serveOptions{}
 	command := &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the Kubernetes API for Jobs, to kubectl and client-go",
 		Long: "Serve the Kubernetes API for Jobs until SIGTERM or SIGINT; then pods are stopped gracefully and nodes given back.\n\n" +
-			"DIR/admin.kubeconfig is written once the API serves. Access needs a client certificate of this data directory's authority.\n\n" +
+			"DIR/admin.kubeconfig is written once the API serves. The administrator's certificate is in it; --tokens-file and the --oidc flags\n" +
+			"let others in.\n\n" +
 			"With --provider local pods run as processes of this machine, with the rights of the user who runs serve: whoever may create\n" +
 			"Jobs may do here what that user may. It therefore listens on loopback addresses alone.",
 		Example: serveExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			return serve(command.Context(), options, listen, command.ErrOrStderr())
+			return serve(command.Context(), options, command.ErrOrStderr())
 		},
 	}
 	options.register(command)
 	options.etcd.register(command)
 	command.Flags().StringVar(&options.secretsKeyFile, "secrets-key-file", "", "file with the keys under which the data of Secrets is encrypted, 32 bytes in base64 a line, "+
 		"the first of which encrypts (default: DIR/pki/secrets.key, which is made when the first Secret is)")
-	command.Flags().StringVar(&listen, "listen", "127.0.0.1:6443", "HOST:PORT of the API; port 0 takes a free one")
+	options.door.Register(command.Flags())
+	command.Flags().StringVar(&options.listen, "listen", "127.0.0.1:6443", "HOST:PORT of the API; port 0 takes a free one")
 	return command
 }
 
-func serve(ctx context.Context, options *options, listen string, stderr io.Writer) error {
+func serve(ctx context.Context, options *serveOptions, stderr io.Writer) error {
 	settings, err := options.resolve()
 	if err != nil {
 		return err
 	}
-	if err := checkListen(listen, settings); err != nil {
+	if err := checkListen(options.listen, settings); err != nil {
+		return usage(err)
+	}
+	if settings.door, err = options.door.Open(); err != nil {
 		return usage(err)
 	}
 	ctx, stopSignals := untilSignal(ctx)
 	defer stopSignals()
 	err = withControlPlane(ctx, settings, func(plane *controlPlane) error {
-		return plane.serveAPI(ctx, listen, stderr)
+		return plane.serveAPI(ctx, options.listen, stderr)
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return nil // it was told to end before it served

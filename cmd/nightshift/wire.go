@@ -273,6 +273,7 @@ func (c *controlPlane) openAPI(context.Context) (err error) {
 		Sealer: sealer,
 		View:   c.view, Submitter: submitter{c}, Jobs: jobCreator{c.desk}, Logs: logSource{c.archive}, Authority: c.authority,
 		Images: c.imagesOf, Hosts: c.settings.hosts, Logger: c.logger,
+		Access: c.settings.door.Access, Limits: c.settings.door.Limits,
 	})
 	if err != nil {
 		return err

@@ -165,7 +165,7 @@ func TestInvalidJobsAreRefusedInKubernetesWords(t *testing.T) {
 			`Job.batch "x" is invalid: spec.template.spec.hostNetwork: Forbidden: not supported by this version of Nightshift`},
 		"no command": {"Warn", head + "spec:\n  template: {spec: {restartPolicy: Never, containers: [{name: c, image: i}]}}\n", 422, "--image i=EXECUTABLE"},
 		"wrong type": {"Warn", head + "spec:\n  completions: many\n" + template, 400, `cannot unmarshal string into Go struct field JobSpec.spec.completions of type int32`},
-		"alias bomb": {"Warn", head + bomb, 400, "excessive aliasing"},
+		"alias bomb": {"Warn", head + bomb, 413, "the request holds too much: limit is 100000 values"},
 		"too large":  {"", head + "x: " + strings.Repeat("y", 4<<20), 413, "limit is 3145728"},
 	} {
 		t.Run(name, func(t *testing.T) {

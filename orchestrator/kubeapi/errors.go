@@ -20,8 +20,8 @@ func (e *DeniedError) Error() string { return "denied by policy: " + strings.Joi
 // fullRetrySeconds is when a client may ask again whose create found no room: what runs has to end first.
 const fullRetrySeconds = 30
 
-// apiError words an error of a submitter for the API. An unknown one is an internal error and tells its cause: all who can ask
-// are administrators.
+// apiError words an error of a submitter for the API. An unknown one is an internal error and tells its cause: what breaks on our
+// side names no other tenant.
 func apiError(err error, resource schema.GroupResource, name string) error {
 	var rejection *engine.Rejection
 	var denied *DeniedError

@@ -101,6 +101,12 @@ func (s lateSubmitter) Submit(ctx context.Context, command engine.Command) (uint
 
 func newPlane(t testing.TB) *plane {
 	t.Helper()
+	return newPlaneWith(t, func(*kubeapi.Config) {})
+}
+
+// newPlaneWith lets the test have its say in the server's configuration.
+func newPlaneWith(t testing.TB, change func(*kubeapi.Config)) *plane {
+	t.Helper()
 	p := &plane{t: t, view: view.New(view.Options{}), logs: newMemoryLogs()}
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	desk := admission.New(decide{}, lateSubmitter{&p.writer}, noDocuments{}, logger)
@@ -123,13 +129,15 @@ func newPlane(t testing.TB) *plane {
 	dir := t.TempDir()
 	p.authority, err = pki.Open(filepath.Join(dir, "pki"))
 	p.must(err)
-	p.api, err = kubeapi.New(kubeapi.Config{
+	config := kubeapi.Config{
 		View: p.view, Submitter: p.writer, Jobs: jobCreator{desk}, Logs: p.logs, Authority: p.authority,
 		Sealer: seal.OpenOrMake(filepath.Join(dir, "pki", "secrets.key")),
 		Images: func(engine.Name) manifest.Images { return manifest.Images{"data-processor:v1": "/bin/true"} }, Logger: logger,
-	})
+	}
+	change(&config)
+	p.api, err = kubeapi.New(config)
 	p.must(err)
-	t.Cleanup(p.api.Close)
+	t.Cleanup(func() { p.must(p.api.Close()) })
 	parts.Go(func() {
 		if err := p.api.Furnish(ctx); err != nil {
 			t.Error(err)

@@ -5,8 +5,9 @@
 // shows it, so that who wrote reads what they wrote. What an engine refuses becomes the Kubernetes error of the same
 // meaning: 404, 409, 403. Nothing is kept here.
 //
-// Who asks is known by a client certificate of our authority alone; anonymous requests get 401. Members of system:masters may do
-// everything, all others nothing (403). Requests from within the process go through the same Handler with an Identity in their context.
+// Who asks, and what they may do, is said by package access; requests from within the process go through the same Handler with an Identity in their
+// context. Package body bounds what a request may hold, Limits how many there are and how long they take. Their order is the library's: known,
+// noted, counted, allowed, held against the bounds, and then decoded.
 //
 // Served are batch/v1 jobs and cronjobs, core/v1 pods, pods/log and nodes, and what package objects serves, with watches, tables, server-side apply, dry run
 // and strict validation as the library gives them. A method that a resource lacks answers 405.
@@ -33,7 +34,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/version"
-	"k8s.io/apiserver/pkg/authorization/authorizer"
 	apinamer "k8s.io/apiserver/pkg/endpoints/openapi"
 	"k8s.io/apiserver/pkg/registry/rest"
 	genericapiserver "k8s.io/apiserver/pkg/server"
@@ -43,6 +43,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
+	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/access"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/objects"
 	"github.com/nightshift-batch/nightshift/orchestrator/kubeapi/openapi"
 	"github.com/nightshift-batch/nightshift/orchestrator/manifest"
@@ -111,6 +112,9 @@ type Config struct {
 	Sealer objects.Sealer
 	// Images gives those that containers without a command may name now, in the Job of that name; nil for none. What it returns is not changed later.
 	Images func(job engine.Name) manifest.Images
+	// Access says who else may ask than those with a certificate, and where requests are noted.
+	Access access.Options
+	Limits Limits
 	// Hosts by which the server is reached: DNS names and IP addresses. Loopback is always among them.
 	Hosts []string
 	// Now is the clock; nil is time.Now.
@@ -118,11 +122,24 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// Limits bound the requests that are worked on. Zero is Kubernetes' own value for each, which the comments name.
+type Limits struct {
+	// Reads and Writes are how many requests are worked on at the same time, watches and followed logs not counted: 400 and 200. Others get 429;
+	// administrators are let in all the same.
+	Reads, Writes int
+	// Timeout is how long a request may take, watches and followed logs excepted: a minute.
+	Timeout time.Duration
+}
+
 // Server is the API. New makes one and Close ends it.
 type Server struct {
-	config  Config
-	handler http.Handler
-	tls     *tls.Config
+	config Config
+	// audit notes requests, nil if nobody does.
+	audit *access.Audit
+	// bodyWithin is how long the body of a request may take to come.
+	bodyWithin time.Duration
+	handler    http.Handler
+	tls        *tls.Config
 	// lastWords is how long a follower waits for more of a log after its run has ended, if the log's own end never comes: a
 	// node that is taken away may not have sent it.
 	lastWords time.Duration
@@ -162,6 +179,7 @@ func New(config Config) (*Server, error) {
 	}
 	generic, err := s.assemble(pool)
 	if err != nil {
+		s.stop()
 		return nil, fmt.Errorf("API server: %w", err)
 	}
 	generic.PrepareRun()
@@ -181,8 +199,9 @@ func (s *Server) assemble(pool *x509.CertPool) (*genericapiserver.GenericAPIServ
 	config.EffectiveVersion = servedVersion{compatibility.NewEffectiveVersionFromString(KubernetesVersion, "", "")}
 	config.ExternalAddress = "localhost:443"
 	config.LoopbackClientConfig = &restclient.Config{Host: "https://localhost"}
-	config.Authentication.Authenticator = newAuthenticator(pool)
-	config.Authorization.Authorizer = authorizer.AuthorizerFunc(adminsOnly)
+	if err := s.guard(config, pool); err != nil {
+		return nil, err
+	}
 	config.EnableProfiling, config.EnableMetrics = false, false
 	config.MaxRequestBodyBytes = maxRequestBytes
 	config.LongRunningFunc = filters.BasicLongRunningRequestCheck(sets.NewString("watch"), sets.NewString("log"))
@@ -259,7 +278,8 @@ const stopWithin = 5 * time.Second
 // Serve serves the API on the listener with TLS until the context ends, which is no error. It closes the listener.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	server := &http.Server{
-		Handler: s.handler, TLSConfig: s.tls, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		Handler: s.hurryBodies(s.handler), TLSConfig: s.tls, ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog: slog.NewLogLogger(s.config.Logger.Handler(), slog.LevelDebug),
 	}
 	var zones sync.WaitGroup
@@ -289,7 +309,13 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 }
 
 // Close ends what the server runs in the background, watches too. The handler must not be used any more.
-func (s *Server) Close() { s.stop() }
+func (s *Server) Close() error {
+	s.stop()
+	if s.audit == nil {
+		return nil
+	}
+	return s.audit.Close()
+}
 
 // whileServing returns a context that also ends when the server stops.
 func (s *Server) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {

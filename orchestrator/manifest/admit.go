@@ -207,9 +207,16 @@ func Default(job *batchv1.Job) {
 	job.Labels = maps.Clone(job.Labels)
 }
 
+// maxErrors is how many errors are told of one Job. Joining them takes the library time that grows with the square of their number: with a
+// hundred thousand, minutes.
+const maxErrors = 1000
+
 // Invalid is the errors as kube-apiserver reports them: `Job.batch "x" is invalid: spec.completions: Invalid value: ...`,
-// HTTP status 422.
+// HTTP status 422. Beyond a thousand they are counted and not told.
 func Invalid(name string, errs field.ErrorList) *apierrors.StatusError {
+	if more := len(errs) - maxErrors; more > 0 {
+		errs = append(errs[:maxErrors:maxErrors], field.Forbidden(nil, fmt.Sprintf("%d more errors are not listed", more)))
+	}
 	return apierrors.NewInvalid(schema.GroupKind{Group: batchv1.GroupName, Kind: "Job"}, name, errs)
 }
 

@@ -61,6 +61,8 @@ type Conclusion struct {
 	Saved int64 `json:"saved"`
 	// Logs is the directory of the pods' logs.
 	Logs string `json:"logs"`
+	// Server, if not empty, is where the Job ran: of its cost no parts are known then, and its logs are there.
+	Server string `json:"server"`
 }
 
 // Deleted is the status of a Job that was deleted before it had ended.
@@ -152,12 +154,19 @@ func (c *Conclusion) Summarize(out io.Writer) error {
 	if c.Completions >= 0 {
 		succeeded = fmt.Sprintf("%d of %d", r.Succeeded, c.Completions)
 	}
+	receipt := fmt.Sprintf("$%s paid, of it $%s for evicted work and $%s for idle nodes; on demand the same work costs $%s%s",
+		r.Cost.Spot, spot.Dollars(c.EvictedMicros), spot.Dollars(c.IdleMicros), r.Cost.OnDemand, saved)
+	logs := c.Logs
+	if c.Server != "" {
+		receipt = fmt.Sprintf("$%s paid; on demand the same work costs $%s", r.Cost.Spot, r.Cost.OnDemand)
+		logs = fmt.Sprintf("kubectl logs --namespace %s --selector job-name=%s, on %s", r.Namespace, r.Name, c.Server)
+	}
 	_, err := fmt.Fprintf(out, "\njob %s/%s %s after %s: %s succeeded, %d failed, %d evicted, %d attempts in all\n"+
 		"reason:   %s (%s)\n"+
-		"receipt:  $%s paid, of it $%s for evicted work and $%s for idle nodes; on demand the same work costs $%s%s\n"+
+		"receipt:  %s\n"+
 		"trace:    %s\n"+
 		"logs:     %s\n",
 		r.Namespace, r.Name, r.Status, c.Took.Round(time.Millisecond), succeeded, r.Failed, r.Evicted, c.Attempts,
-		r.Message, r.Reason, r.Cost.Spot, spot.Dollars(c.EvictedMicros), spot.Dollars(c.IdleMicros), r.Cost.OnDemand, saved, r.TraceID, c.Logs)
+		r.Message, r.Reason, receipt, r.TraceID, logs)
 	return err
 }
