@@ -13,7 +13,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	batchclient "k8s.io/client-go/kubernetes/typed/batch/v1"
@@ -155,14 +154,6 @@ func (k *tenant) run(script string, parallelism, completions int32, more ...func
 func (k *tenant) job() *batchv1.Job {
 	k.t.Helper()
 	job, err := k.jobs.Get(k.t.Context(), "demo", metav1.GetOptions{})
-	k.must(err)
-	return job
-}
-
-// patch merges a change into the tenant's Job.
-func (k *tenant) patch(change string) *batchv1.Job {
-	k.t.Helper()
-	job, err := k.jobs.Patch(k.t.Context(), "demo", types.MergePatchType, []byte(change), metav1.PatchOptions{})
 	k.must(err)
 	return job
 }
