@@ -340,6 +340,8 @@ func (s logSink) AppendLog(ctx context.Context, run fleet.LogRun, offset int64, 
 	return s.archive.AppendLog(ctx, archive.LogRun(run), offset, data, end)
 }
 
+func (s logSink) EndSilentLog(run fleet.LogRun) { s.archive.EndSilentLog(archive.LogRun(run)) }
+
 // logSource reads from the archive for the API.
 type logSource struct{ archive *archive.Archive }
 

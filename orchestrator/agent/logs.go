@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"slices"
 	"sync"
 
 	"github.com/nightshift-batch/nightshift/orchestrator/agent/wire"
@@ -50,12 +51,16 @@ func (s *stream) Write(chunk []byte) {
 	n.changed.tell()
 }
 
-// End implements attempt.Output.
+// End implements attempt.Output. Of a run that has written nothing nothing is sent.
 func (s *stream) End() {
-	s.node.mu.Lock()
-	defer s.node.mu.Unlock()
+	n := s.node
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	s.ended = true
-	s.node.changed.tell()
+	if s.base == 0 && len(s.data) == 0 {
+		n.streams = slices.DeleteFunc(n.streams, func(other *stream) bool { return other == s })
+	}
+	n.changed.tell()
 }
 
 // unsent says that this session has yet to send something of the stream.

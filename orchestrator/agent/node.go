@@ -57,7 +57,7 @@ type held struct {
 	ended bool
 	// last report of all.
 	last *wire.PodReport
-	// reports that are not acknowledged, in order. Of those of one phase that are not sent only the newest is kept.
+	// reports that are not acknowledged, in order. One that is not sent gives way to a later one that says it too.
 	reports []*wire.PodReport
 	// sent is how many of the reports this session has sent.
 	sent int
@@ -187,13 +187,20 @@ func (h *held) add(r *wire.PodReport) {
 		h.node.log.Error("the runtime went back in a pod's life; not reported", "pod", h.uid, "from", h.last, "to", r)
 		return
 	}
-	if newest := len(h.reports) - 1; newest >= h.sent && newest >= 0 && h.reports[newest].Phase == r.Phase {
+	if newest := len(h.reports) - 1; newest >= h.sent && newest >= 0 && isSaidBy(h.reports[newest], r) {
 		h.reports[newest] = r
 	} else {
 		h.reports = append(h.reports, r)
 	}
 	h.last = r
 	h.node.changed.tell()
+}
+
+// isSaidBy tells whether the later report says all of the earlier one that matters: it is of the same phase, or a success without restarts, which
+// began.
+func isSaidBy(earlier, later *wire.PodReport) bool {
+	simple := later.GetPhase() == wire.PodReport_SUCCEEDED && later.GetRestarts() == 0
+	return earlier.GetPhase() == later.GetPhase() || simple && earlier.GetPhase() == wire.PodReport_RUNNING
 }
 
 func isEnd(r *wire.PodReport) bool {

@@ -105,13 +105,13 @@ func session(ctx context.Context, client wire.ControlPlaneClient, n *node) (hear
 	return heard, err
 }
 
-// pacePerPod and paceMost give the shortest time between two beginnings to send. What comes up meanwhile goes together, and shares what each message
-// costs on its way into the log: with many short pods that is most of the work. With few pods there is little to share, and each waits
-// for the next; whoever has been silent for so long does not wait at all.
-const (
-	pacePerPod = 60 * time.Microsecond
-	paceMost   = 4 * time.Millisecond
-)
+// pace is the shortest time between two beginnings to send, for an agent with so many pods. What comes up meanwhile goes together, and shares what
+// each message costs on its way into the log: with many short pods that is most of the work. With few pods there is little to share, and
+// each waits for the next. Whoever has been silent for so long does not wait at all.
+func pace(pods int) time.Duration {
+	const most = 8 * time.Millisecond
+	return min(time.Duration(pods*pods)*2*time.Microsecond, most)
+}
 
 func send(ctx context.Context, stream wire.ControlPlane_SessionClient, n *node) {
 	if stream.Send(n.beginSession()) != nil {
@@ -134,7 +134,7 @@ func send(ctx context.Context, stream wire.ControlPlane_SessionClient, n *node) 
 		}
 		select {
 		case <-paced.C:
-			paced.Reset(min(time.Duration(n.size())*pacePerPod, paceMost))
+			paced.Reset(pace(n.size()))
 		case <-ctx.Done():
 			return
 		}

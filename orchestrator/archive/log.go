@@ -106,11 +106,20 @@ func (a *Archive) acquire(run LogRun) (*logState, error) {
 	return s, nil
 }
 
-// inUse says that a log is open or read.
-func (a *Archive) inUse(run LogRun) bool {
+// EndSilentLog tells those who follow the log of a run that it has ended, if nothing was written. It looks at nothing that is kept.
+func (a *Archive) EndSilentLog(run LogRun) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.logs[run] != nil
+	s := a.logs[run]
+	a.mu.Unlock()
+	if s == nil {
+		return // As of most runs of a night.
+	}
+	s.mu.Lock()
+	silent := s.loaded && s.next == 0 && !s.ended
+	s.mu.Unlock()
+	if silent {
+		s.update(func() { s.ended = true })
+	}
 }
 
 // release forgets a log that nobody uses, unless it is open: its next append would have to list the bucket again.
@@ -188,9 +197,6 @@ func parseChunkName(name string) (int64, bool) {
 func (a *Archive) AppendLog(ctx context.Context, run LogRun, offset int64, data []byte, end bool) error {
 	if offset < 0 {
 		return fmt.Errorf("%s: offset %d is negative", run, offset)
-	}
-	if offset == 0 && len(data) == 0 && end && !a.inUse(run) {
-		return nil // Most runs of a night write nothing, and nobody waits for it.
 	}
 	return a.appending(ctx, run, func(s *logState) error { return a.extend(ctx, run, s, offset, data, end) })
 }

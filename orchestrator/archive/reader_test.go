@@ -235,3 +235,29 @@ func TestTailAndLimitAndFollowGoTogether(t *testing.T) {
 		}
 	}
 }
+
+func TestTheEndOfASilentRunIsToldToThoseWhoFollowIt(t *testing.T) {
+	a := openDir(t, t.TempDir())
+	a.EndSilentLog(night) // Nobody follows it.
+	if len(a.logs) != 0 {
+		t.Error("a log that nobody asks for is held in memory")
+	}
+	r, err := a.OpenLog(context.Background(), night, LogOptions{Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.EndSilentLog(night)
+	if got, err := io.ReadAll(r); err != nil || len(got) != 0 {
+		t.Errorf("%q, %v", got, err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := a.AppendLog(context.Background(), night, 0, []byte("one\n"), false); err != nil {
+		t.Fatal(err)
+	}
+	a.EndSilentLog(night)
+	if err := a.AppendLog(context.Background(), night, 4, []byte("two\n"), true); err != nil {
+		t.Errorf("a log with something in it was ended: %v", err)
+	}
+}

@@ -68,6 +68,8 @@ type LogRun struct {
 // does not keep data after it returns.
 type LogSink interface {
 	AppendLog(ctx context.Context, run LogRun, offset int64, data []byte, end bool) error
+	// EndSilentLog says that a run has ended, so that nobody waits for output that there is none of. It does nothing to a log that holds some.
+	EndSilentLog(run LogRun)
 }
 
 // PodLookup finds pods that are not assigned to a node any more: the last of an ended pod's output may come after the fact of its

@@ -307,6 +307,9 @@ func (s *session) report(reports []*wire.PodReport) error {
 	if len(reports) == 0 {
 		return nil
 	}
+	for _, report := range reports {
+		s.endSilentLogs(report)
+	}
 	acks := make([]*wire.ReportAck, len(reports))
 	for i, report := range reports {
 		acks[i] = &wire.ReportAck{
@@ -362,6 +365,22 @@ func (s *session) keepLog(chunk *wire.LogChunk) error {
 		PodUid: chunk.GetPodUid(), Container: chunk.GetContainer(), Restart: chunk.GetRestart(),
 		Offset: chunk.GetOffset() + int64(len(chunk.GetData())), End: chunk.GetEnd(),
 	}}})
+}
+
+// endSilentLogs ends the logs of a pod that has ended, where nothing was written.
+func (s *session) endSilentLogs(report *wire.PodReport) {
+	if report.GetPhase() != wire.PodReport_SUCCEEDED && report.GetPhase() != wire.PodReport_FAILED {
+		return
+	}
+	owner, known, _ := s.hub.ownerOf(s.node, report.GetUid())
+	if !known {
+		return
+	}
+	for _, container := range report.GetContainers() {
+		s.hub.fleet.config.Logs.EndSilentLog(LogRun{
+			Tenant: owner.tenant, JobUID: owner.jobUID, PodUID: report.GetUid(), Container: container.GetName(), Restart: container.GetRestarts(),
+		})
+	}
 }
 
 // appendLog waits for faults that pass. Until then the agent has it all.

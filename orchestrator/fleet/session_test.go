@@ -3,6 +3,7 @@ package fleet_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -45,9 +46,16 @@ func TestAJobGoesFromLaunchToRelease(t *testing.T) {
 	}
 	c.log(wanted.GetUid(), 0, "hello\n")
 	c.log(wanted.GetUid(), 6, "world\n")
-	c.report(wanted.GetUid(), wanted.GetEpoch(), wire.PodReport_SUCCEEDED)
+	c.send(reports(&wire.PodReport{
+		Uid: wanted.GetUid(), Epoch: wanted.GetEpoch(), Phase: wire.PodReport_SUCCEEDED, Containers: []*wire.ContainerStatus{{Name: "work"}, {Name: "quiet"}},
+	}))
+	c.acknowledged(wanted.GetUid(), wanted.GetEpoch(), wire.PodReport_SUCCEEDED)
 	c.log(wanted.GetUid(), 12, "and more\n")
-	run := fleet.LogRun{Tenant: "tenant-a", JobUID: jobUID, PodUID: wanted.GetUid(), Container: "work"}
+	run := fleet.LogRun{Tenant: "default", JobUID: jobUID, PodUID: wanted.GetUid(), Container: "work"}
+	quiet := run
+	if quiet.Container = "quiet"; !slices.Equal(w.logs.silent, []fleet.LogRun{run, quiet}) {
+		t.Errorf("told to end if nothing was written: %v", w.logs.silent)
+	}
 	if got := w.logs.content(run); got != "hello\nworld\nand more\n" {
 		t.Errorf("the log is %q", got)
 	}
@@ -227,7 +235,7 @@ func TestWhatANodeSendsWhenItIsGoneIsKeptForAWhile(t *testing.T) {
 	agents[1].session().pod()
 	other.refused(codes.Aborted)
 	parting.log(pod.GetUid(), 0, "last words")
-	run := fleet.LogRun{Tenant: "tenant-a", JobUID: jobUID, PodUID: pod.GetUid(), Container: "work"}
+	run := fleet.LogRun{Tenant: "default", JobUID: jobUID, PodUID: pod.GetUid(), Container: "work"}
 	if got := w.logs.content(run); got != "last words" {
 		t.Errorf("the log is %q", got)
 	}
@@ -238,7 +246,7 @@ func TestWhatANodeSendsWhenItIsGoneIsKeptForAWhile(t *testing.T) {
 type ended struct{ uid, node string }
 
 func (e ended) PodOwner(uid string) (node, tenant, jobUID string, ok bool) {
-	return e.node, "tenant-a", "its-job", uid == e.uid
+	return e.node, "default", "its-job", uid == e.uid
 }
 
 func TestTheLastOutputOfAPodThatEndedBeforeTheRestartIsKept(t *testing.T) {
@@ -258,7 +266,7 @@ func TestTheLastOutputOfAPodThatEndedBeforeTheRestartIsKept(t *testing.T) {
 		t.Errorf("after the restart the node is to hold %v, before it %v", again, pod)
 	}
 	c.log("ended-pod", 0, "last words")
-	run := fleet.LogRun{Tenant: "tenant-a", JobUID: "its-job", PodUID: "ended-pod", Container: "work"}
+	run := fleet.LogRun{Tenant: "default", JobUID: "its-job", PodUID: "ended-pod", Container: "work"}
 	if got := w.logs.content(run); got != "last words" {
 		t.Errorf("the log is %q", got)
 	}

@@ -162,7 +162,7 @@ func (c *control) createJob(t *testing.T, name string, pods int32) (uid string) 
 	uid = "uid-of-" + name
 	never := corev1.RestartPolicyNever
 	object := &batchv1.Job{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "tenant-a", Name: name, UID: types.UID(uid)},
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: types.UID(uid)},
 		Spec: batchv1.JobSpec{
 			Completions: &pods, Parallelism: &pods,
 			Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{
@@ -182,8 +182,16 @@ func (c *control) createJob(t *testing.T, name string, pods int32) (uid string) 
 type sink struct {
 	mu   sync.Mutex
 	kept map[fleet.LogRun]string
+	// silent are the runs of which it was told that they end without a byte, or with what is kept.
+	silent []fleet.LogRun
 	// hold, if set, is asked before each append.
 	hold func(ctx context.Context, run fleet.LogRun) error
+}
+
+func (s *sink) EndSilentLog(run fleet.LogRun) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = append(s.silent, run)
 }
 
 func (s *sink) AppendLog(ctx context.Context, run fleet.LogRun, offset int64, data []byte, _ bool) error {

@@ -1232,7 +1232,7 @@ func (x *ReportAck) GetRevision() uint64 {
 }
 
 // LogChunk is output of one container run, of init containers too, stdout and stderr as they came, in whole lines where the lines are not longer than a
-// chunk. Chunks of a run are contiguous.
+// chunk. Chunks of a run are contiguous. A run that writes nothing has none: the last report of its pod ends its output.
 type LogChunk struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	PodUid    string                 `protobuf:"bytes,1,opt,name=pod_uid,json=podUid,proto3" json:"pod_uid,omitempty"`
