@@ -204,7 +204,7 @@ func TestGroupsThatAContainerMadeBelowItsOwnAreEndedAndRemovedToo(t *testing.T) 
 func TestTheNextNodeEndsWhatADeadOneLeft(t *testing.T) {
 	dead := openReal(t)
 	g := newGroup(t, dead, Limits{CPUMillis: 1000, MemoryBytes: 1 << 30})
-	child, _ := begin(t, g, "trap '' TERM HUP; sleep 1000")
+	child, _ := begin(t, g, "trap '' TERM HUP; exec sleep 1000")
 	for _, p := range dead.places {
 		if err := p.lock.Close(); err != nil { // As the kernel does at the end of a process.
 			t.Fatal(err)
