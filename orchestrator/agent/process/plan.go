@@ -179,7 +179,10 @@ func (c *container) executable() (string, error) {
 			dir = filepath.Join(c.dir, dir)
 		}
 		path := filepath.Join(dir, name)
-		if info, err := os.Stat(path); err == nil && !info.IsDir() && unix.Access(path, unix.X_OK) == nil {
+		if unix.Access(path, unix.X_OK) != nil {
+			continue // Most often it is not there, which this costs least to find out.
+		}
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
 			return path, nil
 		}
 	}
