@@ -150,14 +150,14 @@ func (n *node) start(want *wire.DesiredPod) {
 	if seconds := pod.Spec.TerminationGracePeriodSeconds; seconds != nil {
 		h.grace = time.Duration(*seconds) * time.Second
 	}
-	n.log.Info("starting a pod", "pod", h.uid, "name", pod.Name, "epoch", h.epoch)
+	n.log.Debug("starting a pod", "pod", h.uid, "name", pod.Name, "epoch", h.epoch)
 	h.running = n.runtime.Start(attempt.Attempt{UID: h.uid, Epoch: h.epoch, Pod: &pod}, h)
 	go func() {
 		<-h.running.Done()
 		n.mu.Lock()
 		defer n.mu.Unlock()
 		h.ended = true
-		n.log.Info("a pod has ended", "pod", h.uid, "epoch", h.epoch, "phase", h.last.GetPhase(), "exitCode", h.last.GetExitCode())
+		n.log.Info("a pod has ended", "pod", h.uid, "name", pod.Name, "epoch", h.epoch, "phase", h.last.GetPhase(), "exitCode", h.last.GetExitCode())
 		n.reconcile()
 		n.changed.tell()
 	}()

@@ -314,9 +314,9 @@ func write(path, value string) error {
 	return nil
 }
 
-// read reads a short file of a control group, as write writes one.
-func read(path string) (string, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// read reads a short file of a control group, as write writes one. A relative path is below the open directory.
+func read(directory int, path string) (string, error) {
+	fd, err := unix.Openat(directory, path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return "", &os.PathError{Op: "open", Path: path, Err: err}
 	}

@@ -208,15 +208,15 @@ func (g *Group) destroy() error {
 // isIdle says that the group holds no process, and no group either.
 func (g *Group) isIdle() bool {
 	for i, dir := range g.dirs {
+		file, empty, at, below := "cgroup.procs", "", unix.AT_FDCWD, dir+"/"
+		if g.places[i].version == 2 {
+			file, empty, at, below = "cgroup.events", "populated 0", g.unified, ""
+		}
 		var stat unix.Stat_t
-		if err := unix.Stat(dir, &stat); err != nil || stat.Nlink > 2 { // Each directory below is a link to it.
+		if err := unix.Fstatat(at, below+".", &stat, 0); err != nil || stat.Nlink > 2 { // Each directory below is a link to it.
 			return false
 		}
-		file, empty := "/cgroup.procs", ""
-		if g.places[i].version == 2 {
-			file, empty = "/cgroup.events", "populated 0"
-		}
-		text, err := read(dir + file)
+		text, err := read(at, below+file)
 		if err != nil || !strings.HasPrefix(text, empty) || empty == "" && text != "" {
 			return false
 		}

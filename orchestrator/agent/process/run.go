@@ -32,8 +32,10 @@ func (p *pod) startRun(m *member) (_ *run, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if info, err := os.Stat(m.dir); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("working directory %s: %w", m.dir, cmp.Or(err, error(unix.ENOTDIR)))
+	if m.dir != config.Dir { // That one is the agent's own.
+		if info, err := os.Stat(m.dir); err != nil || !info.IsDir() {
+			return nil, fmt.Errorf("working directory %s: %w", m.dir, cmp.Or(err, error(unix.ENOTDIR)))
+		}
 	}
 	mark := fmt.Sprintf("%s=%s.%d.%s.%d.%s", markName, p.attempt.UID, p.attempt.Epoch, m.name, m.restarted, p.runtime.nonce)
 	group, err := config.Cgroups.New(m.limits)
