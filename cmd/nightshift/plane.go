@@ -31,21 +31,47 @@ func withControlPlane(ctx context.Context, settings *resolved, work func(*contro
 	return asExit(err)
 }
 
-// beginProviders opens the providers beside what else is to be opened.
-func (c *controlPlane) beginProviders(ctx context.Context) {
-	opening := make(chan error, 1)
-	c.opening = opening
-	go func() { opening <- c.openProviders(ctx) }()
+// opening is what is opened beside the rest.
+type opening struct{ log, providers *task }
+
+// task is work that goes on beside other work; nil is none.
+type task struct {
+	done chan struct{}
+	err  error // Once done is closed.
 }
 
-// awaitProviders waits until no provider is being opened any more.
-func (c *controlPlane) awaitProviders(context.Context) error {
-	if c.opening == nil {
+func begin(do func() error) *task {
+	t := &task{done: make(chan struct{})}
+	go func() {
+		defer close(t.done)
+		t.err = do()
+	}()
+	return t
+}
+
+func (t *task) await() error {
+	if t == nil {
 		return nil
 	}
-	err := <-c.opening
-	c.opening = nil
-	return err
+	<-t.done
+	return t.err
+}
+
+// takeDirectory begins to open the log and the providers, and returns when nobody else has the data directory.
+func (c *controlPlane) takeDirectory(ctx context.Context) error {
+	taken := make(chan struct{})
+	c.opening.log = begin(func() error {
+		return c.openJournal(ctx, func() {
+			c.opening.providers = begin(func() error { return c.openProviders(ctx) })
+			close(taken)
+		})
+	})
+	select {
+	case <-taken:
+		return nil
+	case <-c.opening.log.done:
+		return c.opening.log.err
+	}
 }
 
 // part of a control plane is what runs until the context ends.
@@ -91,7 +117,7 @@ func (c *controlPlane) close() error {
 		c.parts.Wait()
 		errs = append(errs, c.failure())
 	}
-	errs = append(errs, c.awaitProviders(context.Background()))
+	errs = append(errs, c.opening.log.await(), c.opening.providers.await())
 	for _, client := range c.plugins {
 		errs = append(errs, client.Close())
 	}

@@ -51,7 +51,7 @@ type controlPlane struct {
 	telemetry *telemetry.Telemetry
 	decider   policy.Decider
 	plugins   []*plugin.Client
-	opening   chan error // Tells when plugins are complete; nil before and after.
+	opening   opening
 	narrator  *narrator
 	view      *view.View
 	writer    *writer.Writer
@@ -81,14 +81,15 @@ func openControlPlane(ctx context.Context, settings *resolved, logger *slog.Logg
 		do   func(context.Context) error
 	}{
 		{"make the data directory", func(context.Context) error { return os.MkdirAll(c.path("telemetry"), 0o700) }},
-		{"open the log", c.openJournal},
+		{"open the log", c.takeDirectory}, // The log and the providers take their time; they begin here, beside the rest.
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
 		{"prepare telemetry", c.openTelemetry},
 		{"read the policy", c.openPolicy},
-		{"read the log", c.openWriter},
 		{"prepare the API", c.openAPI},
-		{"start the providers", c.awaitProviders},
+		{"open the log", func(context.Context) error { return c.opening.log.await() }},
+		{"read the log", c.openWriter},
+		{"start the providers", func(context.Context) error { return c.opening.providers.await() }},
 		{"prepare the fleet", c.openFleet},
 	} {
 		if err := step.do(ctx); err != nil {
@@ -102,11 +103,9 @@ func (c *controlPlane) path(parts ...string) string {
 	return filepath.Join(append([]string{c.settings.dataDir}, parts...)...)
 }
 
-func (c *controlPlane) openJournal(ctx context.Context) (err error) {
-	c.journal, err = etcd.Open(ctx, etcd.Options{
-		Dir: c.path("journal"), Logger: c.logger, Cluster: etcd.Cluster(c.settings.etcd),
-		Locked: func() { c.beginProviders(ctx) },
-	})
+// openJournal opens the log; locked is called once the data directory is this process's own.
+func (c *controlPlane) openJournal(ctx context.Context, locked func()) (err error) {
+	c.journal, err = etcd.Open(ctx, etcd.Options{Dir: c.path("journal"), Logger: c.logger, Cluster: etcd.Cluster(c.settings.etcd), Locked: locked})
 	switch {
 	case errors.Is(err, etcd.ErrInUse):
 		return fmt.Errorf("%w: %w; give another --data-dir", errInUse, err)
@@ -139,6 +138,8 @@ func (c *controlPlane) openPolicy(ctx context.Context) (err error) {
 	if c.decider, err = opa.New(ctx, opa.Options{PolicyDataFile: c.settings.policyData}); err != nil {
 		return usage(err)
 	}
+	c.view = view.New(view.Options{Each: c.narrator.each})
+	c.desk = admission.New(c.decider, submitter{c}, c.archive, c.logger)
 	return nil
 }
 
@@ -229,8 +230,6 @@ func (c *controlPlane) openWriter(ctx context.Context) (err error) {
 	if _, err := rand.Read(seed); err != nil {
 		return fmt.Errorf("draw the log's seed: %w", err)
 	}
-	c.view = view.New(view.Options{Each: c.narrator.each})
-	c.desk = admission.New(c.decider, submitter{c}, c.archive, c.logger)
 	c.writer, err = writer.Open(ctx, writer.Config{
 		Journal: c.journal, Now: time.Now, Seed: seed, Closed: c.settings.closed, Only: c.settings.only, Logger: c.logger,
 		Followers: []writer.Follower{c.view, c.desk},
@@ -304,7 +303,7 @@ func readControlPlane(ctx context.Context, dataDir string) (*controlPlane, error
 		what string
 		do   func(context.Context) error
 	}{
-		{"open the log", c.openJournal},
+		{"open the log", func(ctx context.Context) error { return c.openJournal(ctx, nil) }},
 		{"open the archive", c.openArchive},
 		{"open the certificate authority", c.openAuthority},
 		{"read the log", c.readAndLetGo},
