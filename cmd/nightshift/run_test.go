@@ -33,7 +33,7 @@ spec:
 func TestARunEndsWithOneObjectLogsAndNothingLeft(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	file := w.write("job.yaml", job("greet", `echo "hello $JOB_COMPLETION_INDEX from $GREETER"`, "completionMode: Indexed", "completions: 5", "parallelism: 3"))
+	file := w.write("job.yaml", job("greet", `echo "hello $JOB_COMPLETION_INDEX from $GREETER$GOGC"`, "completionMode: Indexed", "completions: 5", "parallelism: 3"))
 	w.env = append(w.env, "GREETER=the run's environment")
 	began := time.Now()
 	run := w.nightshift("run", "-f", file, "-n", "tenant-a", "--data-dir", "state", "-o", "json")

@@ -22,6 +22,7 @@ import (
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/attach"
 	"github.com/nightshift-batch/nightshift/cmd/nightshift/internal/swarm"
 	"github.com/nightshift-batch/nightshift/orchestrator/admission"
+	"github.com/nightshift-batch/nightshift/orchestrator/agent/entry"
 	"github.com/nightshift-batch/nightshift/orchestrator/archive"
 	"github.com/nightshift-batch/nightshift/orchestrator/engine"
 	"github.com/nightshift-batch/nightshift/orchestrator/event"
@@ -221,7 +222,11 @@ func localConfig(dir, executable string, nodes int, startAhead bool) local.Confi
 		offered.CPUMillis, offered.MemoryBytes = 1000*cores, machineMemory()
 		offered.PriceMicrosPerHour, offered.OnDemandPriceMicrosPerHour = cores*simulatedSpotPrice/2, cores*simulatedOnDemandPrice/2
 	}
-	return local.Config{Dir: dir, AgentCommand: []string{executable, "agent"}, Types: []local.Type{offered}, StartAhead: startAhead && nodes == 0}
+	config := local.Config{Dir: dir, AgentCommand: []string{executable, "agent"}, Types: []local.Type{offered}, StartAhead: startAhead && nodes == 0}
+	if os.Getenv("GOGC") == "" {
+		config.Env = []string{"GOGC=off", entry.GCLater + "=true"}
+	}
+	return config
 }
 
 // openWriter becomes the writer of the log and reads it.

@@ -80,6 +80,7 @@ func Main(args []string) int {
 		return exitUsage
 	}
 	log = log.With("instance", o.instanceID)
+	collectGarbage(o.worker)
 	if o.worker {
 		return runWorker(o, log)
 	}
@@ -153,14 +154,31 @@ func runGuardian(o options, args []string, log *slog.Logger) int {
 	return code
 }
 
-// workerGCPercent lets the heap grow fivefold between collections: it is a few MB, and while one is at work the threads that start processes
-// are waited for.
-const workerGCPercent = 400
+// GCLater is the variable by which whoever starts an agent says that it has set GOGC=off for the agent's beginning: a third of the time that a large executable
+// takes until its main function runs is garbage collection.
+const GCLater = "NIGHTSHIFT_GC_LATER"
+
+// collectGarbage begins to, if the user has not said how. A guardian leaves the variables to its worker, and the worker nothing of them to pods.
+func collectGarbage(worker bool) {
+	given, ours := os.LookupEnv("GOGC")
+	if _, later := os.LookupEnv(GCLater); later {
+		given, ours = "", true
+	}
+	switch {
+	case given != "":
+	case !worker:
+		debug.SetGCPercent(100)
+	default:
+		// The heap may grow fivefold between collections: it is a few MB, and while one is at work the threads that start processes are waited for.
+		debug.SetGCPercent(400)
+		if ours {
+			os.Unsetenv("GOGC")
+			os.Unsetenv(GCLater)
+		}
+	}
+}
 
 func runWorker(o options, log *slog.Logger) int {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(workerGCPercent)
-	}
 	// While a process becomes its executable the scheduler counts the thread that made it as busy, and there is one of these for each CPU.
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(runtime.NumCPU() + 1)
