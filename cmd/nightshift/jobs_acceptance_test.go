@@ -12,6 +12,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
@@ -209,10 +210,14 @@ func (k *tenant) awaitJob(what string, holds func(*batchv1.Job) bool) *batchv1.J
 	return seen["demo"]
 }
 
-// awaitGone follows the tenant's Job until it is there no more, and returns it as it was last.
+// awaitGone follows the tenant's Job until it is there no more, and returns it as it was last; nil if it has gone already.
 func (k *tenant) awaitGone() (last *batchv1.Job) {
 	k.t.Helper()
-	last = k.job()
+	last, err := k.jobs.Get(k.t.Context(), "demo", metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	k.must(err)
 	alone := metav1.ListOptions{FieldSelector: "metadata.name=demo"}
 	follow(k, "the Job is gone", map[string]*batchv1.Job{"demo": last}, last.ResourceVersion, alone, k.jobs.Watch, func(jobs map[string]*batchv1.Job) bool {
 		job, there := jobs["demo"]

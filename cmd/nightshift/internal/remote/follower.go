@@ -160,7 +160,8 @@ func (f *follower) take(ctx context.Context, event watch.Event) {
 	switch object := event.Object.(type) {
 	case *batchv1.Job:
 		if one := f.byName[object.Namespace+"/"+object.Name]; one != nil && one.job.UID == object.UID {
-			one.deleted = event.Type == watch.Deleted && one.receipt == nil
+			// One that was deleted before its end has a receipt as well, which may be heard of first.
+			one.deleted = event.Type == watch.Deleted && (one.receipt == nil || ended(object) == nil)
 			f.look(one, object)
 		}
 	case *corev1.Event:
