@@ -110,7 +110,7 @@ func session(ctx context.Context, client wire.ControlPlaneClient, n *node) (hear
 // each waits for the next. Whoever has been silent for so long does not wait at all.
 func pace(pods int) time.Duration {
 	const most = 8 * time.Millisecond
-	return min(time.Duration(pods*pods)*2*time.Microsecond, most)
+	return min(time.Duration(pods)*125*time.Microsecond, most)
 }
 
 func send(ctx context.Context, stream wire.ControlPlane_SessionClient, n *node) {
