@@ -3,23 +3,19 @@ package kubeapi
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/registry/rest"
-	"k8s.io/apiserver/pkg/storage/names"
 	"k8s.io/apiserver/pkg/util/dryrun"
 	"k8s.io/apiserver/pkg/warning"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
@@ -31,38 +27,21 @@ import (
 )
 
 // cronJobs serves batch/v1 cronjobs. Policy is asked about their Jobs, and not about them.
-type cronJobs struct {
-	*resource
-	// changing makes reading, changing and writing an object one step. Only this server writes it.
-	changing sync.Mutex
-}
+type cronJobs struct{ *editable }
 
 func newCronJobs(s *Server) *cronJobs {
 	r := newResource(s, view.CronJobs, batchv1.GroupName, "cronjob", true,
 		func() runtime.Object { return &batchv1.CronJob{} }, func() runtime.Object { return &batchv1.CronJobList{} }, printed.CronJobs, "cj")
 	r.categories = []string{"all"}
-	return &cronJobs{resource: r}
+	return &cronJobs{&editable{deletable: &deletable{r, deleteCronJob}}}
 }
 
 // Create implements rest.Creater.
 func (c *cronJobs) Create(ctx context.Context, object runtime.Object, validate rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
 	cronJob := object.(*batchv1.CronJob)
-	if cronJob.ResourceVersion != "" {
-		return nil, apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
-	}
-	rest.FillObjectMetaSystemFields(cronJob)
-	cronJob.Namespace = request.NamespaceValue(ctx)
-	if cronJob.Name != "" || cronJob.GenerateName == "" {
+	return c.resource.create(ctx, cronJob, func() (runtime.Object, error) {
 		return c.create(ctx, cronJob, validate, dryrun.IsDryRun(options.DryRun))
-	}
-	for range nameTries {
-		cronJob.Name = names.SimpleNameGenerator.GenerateName(cronJob.GenerateName)
-		created, err := c.create(ctx, cronJob, validate, dryrun.IsDryRun(options.DryRun))
-		if !apierrors.IsAlreadyExists(err) {
-			return created, err
-		}
-	}
-	return nil, apierrors.NewGenerateNameConflict(c.group, cronJob.Name, 1)
+	})
 }
 
 func (c *cronJobs) create(ctx context.Context, cronJob *batchv1.CronJob, validate rest.ValidateObjectFunc, dryRun bool) (runtime.Object, error) {
@@ -92,7 +71,10 @@ func (c *cronJobs) create(ctx context.Context, cronJob *batchv1.CronJob, validat
 	if who, ok := request.UserFrom(ctx); ok {
 		command.User = who.GetName()
 	}
-	return c.submit(ctx, admitted, command)
+	if err := c.submit(ctx, admitted.Name, command); err != nil {
+		return nil, err
+	}
+	return c.shown(admitted), nil
 }
 
 // zoneRules are those of the CronJob's time zone; nil if it names none.
@@ -107,87 +89,36 @@ func (c *cronJobs) zoneRules(cronJob *batchv1.CronJob) ([]byte, error) {
 	return rules, nil
 }
 
-// submit has a command carried out and returns the CronJob as it is then, or else what was written if it is gone already.
-func (c *cronJobs) submit(ctx context.Context, written *batchv1.CronJob, command engine.Command) (runtime.Object, error) {
-	seq, err := c.server.config.Submitter.Submit(ctx, command)
-	if err == nil {
-		err = c.view().WaitFor(ctx, seq)
-	}
-	if err != nil {
-		return nil, apiError(err, c.group, written.Name)
-	}
-	if record, ok := c.view().Get(c.kind, view.Key{Namespace: written.Namespace, Name: written.Name}); ok {
-		if object := record.Object().(*batchv1.CronJob); object.UID == written.UID {
-			return object, nil
-		}
-	}
-	return written, nil
-}
-
 // Update implements rest.Updater: PUT, patches and apply come here. Jobs that were made stay as they are.
 func (c *cronJobs) Update(ctx context.Context, name string, info rest.UpdatedObjectInfo, validateCreate rest.ValidateObjectFunc,
 	validateUpdate rest.ValidateObjectUpdateFunc, createIfMissing bool, options *metav1.UpdateOptions,
 ) (runtime.Object, bool, error) {
-	if _, exists := c.view().Get(c.kind, c.key(ctx, name)); !exists && createIfMissing {
-		wanted, err := info.UpdatedObject(ctx, c.New())
-		if err != nil {
-			return nil, false, err
-		}
-		created, err := c.Create(ctx, wanted, validateCreate, &metav1.CreateOptions{DryRun: options.DryRun})
+	created, done, err := c.createInstead(ctx, name, info, createIfMissing, func(wanted runtime.Object) (runtime.Object, error) {
+		return c.Create(ctx, wanted, validateCreate, &metav1.CreateOptions{DryRun: options.DryRun})
+	})
+	if done {
 		return created, true, err
 	}
-	change := cronJobChange{info: info, validate: validateUpdate, dryRun: dryrun.IsDryRun(options.DryRun)}
-	changed, err := c.change(ctx, name, change)
+	changed, err := c.change(ctx, name, info, func(change edit) (runtime.Object, error) {
+		return c.write(ctx, cronJobEdit{edit: change, validate: validateUpdate, dryRun: dryrun.IsDryRun(options.DryRun)})
+	})
 	return changed, false, err
 }
 
-// cronJobChange is a change of the object, or of its metadata and status.
-type cronJobChange struct {
-	info     rest.UpdatedObjectInfo
+// cronJobEdit is a change of the object, or of its metadata and status.
+type cronJobEdit struct {
+	edit
 	validate rest.ValidateObjectUpdateFunc
 	dryRun   bool
 	ofStatus bool
 }
 
-func (c *cronJobs) change(ctx context.Context, name string, change cronJobChange) (runtime.Object, error) {
-	c.changing.Lock()
-	defer c.changing.Unlock()
-	record, ok := c.view().Get(c.kind, c.key(ctx, name))
-	if !ok {
-		return nil, apierrors.NewNotFound(c.group, name)
-	}
-	old := record.Object().(*batchv1.CronJob)
-	if err := checkPreconditions(change.info.Preconditions(), old, c.group); err != nil {
-		return nil, err
-	}
-	updated, err := change.info.UpdatedObject(ctx, old.DeepCopy())
-	if err != nil {
-		return nil, err
-	}
-	cronJob := updated.(*batchv1.CronJob)
-	if cronJob.ResourceVersion != "" && cronJob.ResourceVersion != old.ResourceVersion {
-		return nil, apierrors.NewConflict(c.group, name, errors.New(optimisticLock))
-	}
-	return c.write(ctx, cronJob, old, record.Version(), change)
-}
-
 // write stores an object in place of old. A change of the status is refused if the engine has changed it since old was read.
-func (c *cronJobs) write(ctx context.Context, cronJob, old *batchv1.CronJob, version uint64, change cronJobChange) (runtime.Object, error) {
+func (c *cronJobs) write(ctx context.Context, change cronJobEdit) (runtime.Object, error) {
+	cronJob, before, old := change.wanted.(*batchv1.CronJob), change.before.(*batchv1.CronJob), change.old.(*batchv1.CronJob)
 	status := cronJob.Status
-	if cronJob.Namespace == "" {
-		cronJob.Namespace = old.Namespace
-	}
-	cronJob.ResourceVersion = old.ResourceVersion
-	cronJob.UID, cronJob.CreationTimestamp, cronJob.Generation = orOld(cronJob.UID, old.UID), old.CreationTimestamp, old.Generation
-	before := old.DeepCopy()
 	if change.ofStatus {
 		cronJob.Spec = *old.Spec.DeepCopy()
-	}
-	if old.DeletionTimestamp != nil {
-		// How a deletion is shown is no part of what is stored.
-		for _, each := range []*batchv1.CronJob{cronJob, before} {
-			each.DeletionTimestamp, each.DeletionGracePeriodSeconds, each.Finalizers = nil, nil, nil
-		}
 	}
 	admitted, made, errs := manifest.AdmitCronJobUpdate(cronJob, before, c.server.config.Images(engine.Name{Namespace: old.Namespace}))
 	if len(errs) > 0 {
@@ -215,7 +146,7 @@ func (c *cronJobs) write(ctx context.Context, cronJob, old *batchv1.CronJob, ver
 	stored.Status, stored.ResourceVersion = batchv1.CronJobStatus{}, ""
 	command := engine.UpdateCronJob{CronJob: stored, Job: made, ZoneRules: rules}
 	if change.ofStatus {
-		command.Version = version
+		command.Version = change.version
 		command.Status = &engine.CronJobStatus{}
 		if at := status.LastScheduleTime; at != nil {
 			command.Status.LastSchedule = at.Time
@@ -224,28 +155,16 @@ func (c *cronJobs) write(ctx context.Context, cronJob, old *batchv1.CronJob, ver
 			command.Status.LastSuccessful = at.Time
 		}
 	}
-	return c.submit(ctx, admitted, command)
+	if err := c.submit(ctx, admitted.Name, command); err != nil {
+		return nil, err
+	}
+	return c.shown(admitted), nil
 }
 
-// Delete implements rest.GracefulDeleter. Its Jobs go behind it, or before it with Foreground; with Orphan they stay
+// deleteCronJob is the deletion of a CronJob. Its Jobs go behind it, or before it with Foreground; with Orphan they stay
 // (pkg/registry/batch/cronjob/strategy.go: DefaultGarbageCollectionPolicy).
-func (c *cronJobs) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	record, ok := c.view().Get(c.kind, c.key(ctx, name))
-	if !ok {
-		return nil, false, apierrors.NewNotFound(c.group, name)
-	}
-	return c.delete(ctx, record, validate, options)
-}
-
-func (c *cronJobs) delete(ctx context.Context, record *view.Record, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	cronJob := record.Object().(*batchv1.CronJob)
-	if options == nil {
-		options = &metav1.DeleteOptions{}
-	}
-	if err := checkPreconditions(options.Preconditions, cronJob, c.group); err != nil {
-		return nil, false, err
-	}
-	command := engine.DeleteCronJob{Namespace: cronJob.Namespace, Name: cronJob.Name, UID: string(cronJob.UID), Propagation: metav1.DeletePropagationBackground}
+func deleteCronJob(_ context.Context, of object, options *metav1.DeleteOptions) (engine.Command, error) {
+	command := engine.DeleteCronJob{Namespace: of.GetNamespace(), Name: of.GetName(), UID: string(of.GetUID()), Propagation: metav1.DeletePropagationBackground}
 	//lint:ignore SA1019 clients may still send the deprecated field, and mean it
 	orphan := options.OrphanDependents
 	switch {
@@ -254,38 +173,7 @@ func (c *cronJobs) delete(ctx context.Context, record *view.Record, validate res
 	case orphan != nil && *orphan:
 		command.Propagation = metav1.DeletePropagationOrphan
 	}
-	if validate != nil {
-		if err := validate(ctx, cronJob.DeepCopy()); err != nil {
-			return nil, false, err
-		}
-	}
-	if dryrun.IsDryRun(options.DryRun) {
-		return cronJob, false, nil
-	}
-	seq, err := c.server.config.Submitter.Submit(ctx, command)
-	if err == nil {
-		err = c.view().WaitFor(ctx, seq)
-	}
-	if err != nil {
-		return nil, false, apiError(err, c.group, cronJob.Name)
-	}
-	if left, ok := c.view().Get(c.kind, record.Key()); ok {
-		if object := left.Object().(*batchv1.CronJob); object.UID == cronJob.UID {
-			return object, false, nil
-		}
-	}
-	return cronJob, true, nil
-}
-
-// DeleteCollection implements rest.CollectionDeleter.
-func (c *cronJobs) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
-	records, version := c.view().List(c.kind, c.selection(ctx, list))
-	for _, record := range records {
-		if _, _, err := c.delete(ctx, record, validate, options); err != nil && !apierrors.IsNotFound(err) {
-			return nil, err
-		}
-	}
-	return c.listOf(view.Page{Records: records, Version: version})
+	return command, nil
 }
 
 // GetResetFields implements rest.ResetFieldsStrategy: what clients write to the status here is dropped.
@@ -315,7 +203,9 @@ func (s *cronJobStatus) Update(ctx context.Context, name string, info rest.Updat
 	validate rest.ValidateObjectUpdateFunc, _ bool, options *metav1.UpdateOptions,
 ) (changed runtime.Object, created bool, err error) {
 	for range statusTries {
-		changed, err = s.of.change(ctx, name, cronJobChange{info: info, validate: validate, dryRun: dryrun.IsDryRun(options.DryRun), ofStatus: true})
+		changed, err = s.of.change(ctx, name, info, func(change edit) (runtime.Object, error) {
+			return s.of.write(ctx, cronJobEdit{edit: change, validate: validate, dryRun: dryrun.IsDryRun(options.DryRun), ofStatus: true})
+		})
 		if !apierrors.IsConflict(err) {
 			break
 		}

@@ -6,7 +6,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -20,69 +19,23 @@ import (
 )
 
 // pods serves core/v1 pods. They are made by their Jobs alone.
-type pods struct{ *resource }
+type pods struct{ *deletable }
 
 func newPods(s *Server) *pods {
 	r := newResource(s, view.Pods, corev1.GroupName, "pod", true,
 		func() runtime.Object { return &corev1.Pod{} }, func() runtime.Object { return &corev1.PodList{} }, printed.Pods, "po")
 	r.categories = []string{"all"}
-	return &pods{resource: r}
+	return &pods{&deletable{r, deletePod}}
 }
 
-// Delete implements rest.GracefulDeleter: the pod is told to end, and its Job counts it as failed and makes another, as in Kubernetes. One that has
-// ended is gone at once.
-func (p *pods) Delete(ctx context.Context, name string, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	record, ok := p.view().Get(p.kind, p.key(ctx, name))
-	if !ok {
-		return nil, false, apierrors.NewNotFound(p.group, name)
-	}
-	return p.delete(ctx, record, validate, options)
-}
-
-func (p *pods) delete(ctx context.Context, record *view.Record, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions) (runtime.Object, bool, error) {
-	pod := record.Object().(*corev1.Pod)
-	if options == nil {
-		options = &metav1.DeleteOptions{}
-	}
-	if err := checkPreconditions(options.Preconditions, pod, p.group); err != nil {
-		return nil, false, err
-	}
-	own := pod.Spec.TerminationGracePeriodSeconds
+// deletePod is the deletion of a pod: it is told to end, and its Job counts it as failed and makes another, as in Kubernetes. One that has ended is gone
+// at once.
+func deletePod(ctx context.Context, of object, options *metav1.DeleteOptions) (engine.Command, error) {
+	own := of.(*corev1.Pod).Spec.TerminationGracePeriodSeconds
 	if wanted := options.GracePeriodSeconds; wanted != nil && (own == nil || *wanted != *own) {
 		warning.AddWarning(ctx, "", "gracePeriodSeconds of a deletion is not supported by this version of Nightshift: the pod has its own grace period to end")
 	}
-	if validate != nil {
-		if err := validate(ctx, pod.DeepCopy()); err != nil {
-			return nil, false, err
-		}
-	}
-	if dryrun.IsDryRun(options.DryRun) {
-		return pod, false, nil
-	}
-	seq, err := p.server.config.Submitter.Submit(ctx, engine.DeletePod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)})
-	if err != nil {
-		return nil, false, apiError(err, p.group, pod.Name)
-	}
-	if err := p.view().WaitFor(ctx, seq); err != nil {
-		return nil, false, apiError(err, p.group, pod.Name)
-	}
-	if left, ok := p.view().Get(p.kind, record.Key()); ok {
-		return left.Object(), false, nil
-	}
-	return pod, true, nil
-}
-
-// DeleteCollection implements rest.CollectionDeleter.
-func (p *pods) DeleteCollection(ctx context.Context, validate rest.ValidateObjectFunc, options *metav1.DeleteOptions, list *internalversion.ListOptions) (runtime.Object, error) {
-	records, version := p.view().List(p.kind, p.selection(ctx, list))
-	var deleted []*view.Record
-	for _, record := range records {
-		if _, _, err := p.delete(ctx, record, validate, options); err != nil && !apierrors.IsNotFound(err) {
-			return nil, err
-		}
-		deleted = append(deleted, record)
-	}
-	return p.listOf(view.Page{Records: deleted, Version: version})
+	return engine.DeletePod{Namespace: of.GetNamespace(), Name: of.GetName(), UID: string(of.GetUID())}, nil
 }
 
 // podStatus serves pods/status, which is read here and written by the engine alone.
@@ -142,12 +95,8 @@ func (e *podEviction) Create(ctx context.Context, name string, given runtime.Obj
 		}
 	}
 	if !dryrun.IsDryRun(options.DryRun) && !dryrun.IsDryRun(wanted.DryRun) {
-		seq, err := e.of.server.config.Submitter.Submit(ctx, engine.EvictPod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)})
-		if err == nil {
-			err = e.of.view().WaitFor(ctx, seq)
-		}
-		if err != nil {
-			return nil, apiError(err, e.of.group, name)
+		if err := e.of.submit(ctx, name, engine.EvictPod{Namespace: pod.Namespace, Name: pod.Name, UID: string(pod.UID)}); err != nil {
+			return nil, err
 		}
 	}
 	return &metav1.Status{Status: metav1.StatusSuccess}, nil

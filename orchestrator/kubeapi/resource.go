@@ -140,7 +140,7 @@ func (r *resource) ConvertToTable(_ context.Context, object, options runtime.Obj
 	return r.table.Convert(object, options, r.server.config.Now())
 }
 
-// readable is what all read-only resources share; it hides what they cannot do.
+// newResource makes what serves reads of a kind.
 func newResource(s *Server, kind view.Resource, group, singular string, namespaced bool, newObject, newList func() runtime.Object, rows printed.Table, short ...string) *resource {
 	return &resource{
 		server: s, kind: kind, group: schema.GroupResource{Group: group, Resource: string(kind)}, singular: singular, short: short,

@@ -41,8 +41,8 @@ func refuse(problem Problem, format string, arguments ...any) error {
 	return &Refusal{problem, fmt.Sprintf(format, arguments...)}
 }
 
-// modified is what Kubernetes says of a change to an older version (k8s.io/apiserver/pkg/registry/generic/registry).
-const modified = "the object has been modified; please apply your changes to the latest version and try again"
+// WasModified is what Kubernetes says of a change to an older version (k8s.io/apiserver/pkg/registry/generic/registry).
+const WasModified = "the object has been modified; please apply your changes to the latest version and try again"
 
 // Put creates or replaces an object.
 type Put struct {
@@ -80,7 +80,7 @@ func (s *Store) Put(put *Put, now time.Time) ([]Decided, error) {
 	case !put.Create && !exists:
 		return nil, refuse(Missing, "%s %q not found", put.Key.Resource, put.Key.Name)
 	case exists && (put.Version != 0 && put.Version != known.Version || known.UID != "" && put.UID != known.UID):
-		return nil, refuse(Modified, modified)
+		return nil, refuse(Modified, WasModified)
 	}
 	if put.Deleting && put.Key == (Key{Resource: Namespaces, Name: DefaultNamespace}) {
 		return nil, refuse(Forbidden, "this namespace may not be deleted")
@@ -171,7 +171,7 @@ func (s *Store) Delete(key Key, uid string, version uint64) ([]Decided, error) {
 	case !exists:
 		return nil, refuse(Missing, "%s %q not found", key.Resource, key.Name)
 	case uid != "" && uid != known.UID, version != 0 && version != known.Version, version == 0 && len(known.Finalizers) > 0:
-		return nil, refuse(Modified, modified)
+		return nil, refuse(Modified, WasModified)
 	case key.Resource == Namespaces && key.Name == DefaultNamespace:
 		return nil, refuse(Forbidden, "this namespace may not be deleted")
 	case key.Resource == Namespaces && s.tenants[key.Name] != nil:
