@@ -70,7 +70,7 @@ func Admit(job *batchv1.Job, opts Options) (*batchv1.Job, field.ErrorList) {
 		out.Labels = maps.Clone(out.Spec.Template.Labels)
 	}
 
-	internal, err := toInternal(out)
+	internal, err := toInternal[batch.Job](out)
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -93,11 +93,11 @@ func AdmitUpdate(updated, old *batchv1.Job, images Images) (*batchv1.Job, field.
 	out.Status = *old.Status.DeepCopy()
 	Default(out)
 
-	internal, err := toInternal(out)
+	internal, err := toInternal[batch.Job](out)
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
-	oldInternal, err := toInternal(old)
+	oldInternal, err := toInternal[batch.Job](old)
 	if err != nil {
 		return nil, field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -132,11 +132,11 @@ func AdmitStatus(ctx context.Context, updated, old *batchv1.Job, images Images) 
 		}
 	}
 	out.TypeMeta, out.Spec = jobTypeMeta, *old.Spec.DeepCopy()
-	internal, err := toInternal(out)
+	internal, err := toInternal[batch.Job](out)
 	if err != nil {
 		return nil, false, field.ErrorList{field.InternalError(nil, err)}
 	}
-	oldInternal, err := toInternal(before)
+	oldInternal, err := toInternal[batch.Job](before)
 	if err != nil {
 		return nil, false, field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -165,7 +165,7 @@ func throughJSON(from, to *batchv1.Job) error {
 // Warnings are what kube-apiserver warns of when it takes the Job, which was admitted: in place of old, whose generation it has left behind, or
 // for the first time if old is nil (pkg/registry/batch/job/strategy.go: WarningsOnCreate, WarningsOnUpdate).
 func Warnings(ctx context.Context, job, old *batchv1.Job) ([]string, error) {
-	internal, err := toInternal(job)
+	internal, err := toInternal[batch.Job](job)
 	if err != nil {
 		return nil, err
 	}
@@ -180,7 +180,7 @@ func Warnings(ctx context.Context, job, old *batchv1.Job) ([]string, error) {
 	case old.Generation == job.Generation:
 		return nil, nil
 	default:
-		oldInternal, err := toInternal(old)
+		oldInternal, err := toInternal[batch.Job](old)
 		if err != nil {
 			return nil, err
 		}
@@ -271,11 +271,18 @@ var conversions = sync.OnceValue(func() *runtime.Scheme {
 	return scheme
 })
 
-func toInternal(job *batchv1.Job) (*batch.Job, error) {
-	internal := &batch.Job{}
+// internalObject is a pointer to one of Kubernetes' internal types.
+type internalObject[T any] interface {
+	*T
+	runtime.Object
+}
+
+// toInternal converts to the internal type, for which validation is written.
+func toInternal[T any, P internalObject[T]](object runtime.Object) (P, error) {
+	var internal P = new(T)
 	// The conversion shares memory with its source.
-	if err := conversions().Convert(job.DeepCopy(), internal, nil); err != nil {
-		return nil, fmt.Errorf("convert Job %s/%s: %w", job.Namespace, job.Name, err)
+	if err := conversions().Convert(object.DeepCopyObject(), internal, nil); err != nil {
+		return nil, fmt.Errorf("convert a %T: %w", object, err)
 	}
 	return internal, nil
 }

@@ -2,7 +2,6 @@ package manifest
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -39,7 +38,7 @@ func AdmitCronJob(cronJob *batchv1.CronJob, opts Options) (*batchv1.CronJob, *ba
 		out.Namespace = metav1.NamespaceDefault
 	}
 	batchdefaults.SetObjectDefaults_CronJob(out)
-	internal, err := toInternalCronJob(out)
+	internal, err := toInternal[batch.CronJob](out)
 	if err != nil {
 		return nil, nil, field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -59,11 +58,11 @@ func AdmitCronJobUpdate(updated, old *batchv1.CronJob, images Images) (*batchv1.
 	out.TypeMeta = cronJobTypeMeta
 	out.Status = *old.Status.DeepCopy()
 	batchdefaults.SetObjectDefaults_CronJob(out)
-	internal, err := toInternalCronJob(out)
+	internal, err := toInternal[batch.CronJob](out)
 	if err != nil {
 		return nil, nil, field.ErrorList{field.InternalError(nil, err)}
 	}
-	oldInternal, err := toInternalCronJob(old)
+	oldInternal, err := toInternal[batch.CronJob](old)
 	if err != nil {
 		return nil, nil, field.ErrorList{field.InternalError(nil, err)}
 	}
@@ -138,13 +137,4 @@ func controllingCronJob(path *field.Path, value any) field.ErrorList {
 		return forbidden(path, "an owner of a Job other than the CronJob that controls it is "+unsupported)
 	}
 	return nil
-}
-
-func toInternalCronJob(cronJob *batchv1.CronJob) (*batch.CronJob, error) {
-	internal := &batch.CronJob{}
-	// The conversion shares memory with its source.
-	if err := conversions().Convert(cronJob.DeepCopy(), internal, nil); err != nil {
-		return nil, fmt.Errorf("convert CronJob %s/%s: %w", cronJob.Namespace, cronJob.Name, err)
-	}
-	return internal, nil
 }

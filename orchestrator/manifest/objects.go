@@ -65,23 +65,17 @@ func ValidateObject(given, old runtime.Object) field.ErrorList {
 	return field.ErrorList{field.InternalError(nil, fmt.Errorf("a %T cannot be validated", given))}
 }
 
-// internalObject is a pointer to one of Kubernetes' internal types.
-type internalObject[T any] interface {
-	*T
-	runtime.Object
-}
-
 // validated converts to the internal type, for which validation is written, and validates a create or an update.
 func validated[T any, P internalObject[T]](given, old runtime.Object, create func(P) field.ErrorList, update func(changed, old P) field.ErrorList) field.ErrorList {
-	var internal, before P = new(T), new(T)
-	// The conversion shares memory with its source.
-	if err := conversions().Convert(given.DeepCopyObject(), internal, nil); err != nil {
+	internal, err := toInternal[T, P](given)
+	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
 	if old == nil {
 		return create(internal)
 	}
-	if err := conversions().Convert(old.DeepCopyObject(), before, nil); err != nil {
+	before, err := toInternal[T, P](old)
+	if err != nil {
 		return field.ErrorList{field.InternalError(nil, err)}
 	}
 	return update(internal, before)
