@@ -86,8 +86,7 @@ func (d *draft) evictPod(command EvictPod) error {
 		return err
 	}
 	if !pod.IsLive() {
-		// As by Kubernetes, an eviction of what has ended is a deletion.
-		d.add(pod.Namespace(), &event.PodDeleted{Uid: pod.UID()})
+		d.forgetPod(pod) // As by Kubernetes, an eviction of what has ended is a deletion.
 		return nil
 	}
 	if !pod.IsStopping() {
@@ -109,8 +108,7 @@ func (d *draft) deletePod(command DeletePod) error {
 		return err
 	}
 	if !pod.IsLive() {
-		// What it counted for was counted with its end.
-		d.add(pod.Namespace(), &event.PodDeleted{Uid: pod.UID()})
+		d.forgetPod(pod)
 		return nil
 	}
 	if !pod.IsStopping() {
@@ -120,6 +118,9 @@ func (d *draft) deletePod(command DeletePod) error {
 	}
 	return nil
 }
+
+// forgetPod removes a pod that has ended. What it counted for was counted with its end.
+func (d *draft) forgetPod(pod *Pod) { d.add(pod.Namespace(), &event.PodDeleted{Uid: pod.UID()}) }
 
 // failNow has a pod that is told to end count as failed at once, and its place taken by another, unless the Job waits until it has failed
 // (isPodFailed in pkg/controller/job/job_controller.go).

@@ -41,11 +41,7 @@ func (c *cronJobContent) object() runtime.Object {
 	object := c.stored.DeepCopy()
 	object.TypeMeta = metav1.TypeMeta{APIVersion: cron.Kind.GroupVersion().String(), Kind: cron.Kind.Kind}
 	c.status.DeepCopyInto(&object.Status)
-	if !c.deleted.IsZero() {
-		at, now := metav1.NewTime(c.deleted), int64(0)
-		object.DeletionTimestamp, object.DeletionGracePeriodSeconds = &at, &now
-		object.Finalizers = []string{metav1.FinalizerDeleteDependents}
-	}
+	showDeletion(&object.ObjectMeta, c.deleted)
 	return object
 }
 

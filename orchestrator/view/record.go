@@ -87,13 +87,18 @@ func (c *jobContent) object() runtime.Object {
 	object := c.stored.DeepCopy()
 	object.TypeMeta = metav1.TypeMeta{APIVersion: "batch/v1", Kind: "Job"}
 	c.status.DeepCopyInto(&object.Status)
-	if !c.deleted.IsZero() {
-		at, now := metav1.NewTime(c.deleted), int64(0)
-		object.DeletionTimestamp, object.DeletionGracePeriodSeconds = &at, &now
-		// Its pods go first.
-		object.Finalizers = []string{metav1.FinalizerDeleteDependents}
-	}
+	showDeletion(&object.ObjectMeta, c.deleted) // Its pods go first.
 	return object
+}
+
+// showDeletion shows that an object waits, since a time, for its dependents to go; not if that is zero.
+func showDeletion(object *metav1.ObjectMeta, since time.Time) {
+	if since.IsZero() {
+		return
+	}
+	at, now := metav1.NewTime(since), int64(0)
+	object.DeletionTimestamp, object.DeletionGracePeriodSeconds = &at, &now
+	object.Finalizers = []string{metav1.FinalizerDeleteDependents}
 }
 
 // podContent is a pod and its Job as it was when the pod was made.

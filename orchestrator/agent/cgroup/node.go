@@ -43,7 +43,6 @@ type Node struct {
 	places  []*place
 	// missing says of each controller that cannot be used why, where more is known than that it is not.
 	missing map[string]error
-	warn    func(error)
 	// groups counts those that were made, for their names.
 	groups atomic.Int64
 
@@ -63,7 +62,7 @@ func open(m machine, tell func(error)) *Node {
 			tell(err)
 		}
 	}
-	n := &Node{machine: m, missing: map[string]error{}, warn: warn}
+	n := &Node{machine: m, missing: map[string]error{}}
 	found, err := m.hierarchies()
 	if err != nil {
 		err = fmt.Errorf("look for control groups: %w", err)
