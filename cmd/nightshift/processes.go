@@ -93,11 +93,11 @@ func newBench() *cobra.Command {
 		Example: benchExample,
 		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			switch {
-			case config.Pods < 1 || config.Agents < 1 || config.PodsPerAgent < 1:
+			if config.Pods < 1 || config.Agents < 1 || config.PodsPerAgent < 1 {
 				return usage(fmt.Errorf("--pods, --agents and --pods-per-agent are at least 1"))
-			case output != "text" && output != "json":
-				return usage(fmt.Errorf("-o %s: there is text, and json", output))
+			}
+			if err := checkOutput(output); err != nil {
+				return usage(err)
 			}
 			return asExit(benchControlPlane(command, config, output))
 		},

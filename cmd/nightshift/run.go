@@ -53,6 +53,21 @@ type runOptions struct {
 	server    remote.Target
 }
 
+func checkOutput(form string) error {
+	if form != "text" && form != "json" {
+		return fmt.Errorf("-o %s: there is text and json", form)
+	}
+	return nil
+}
+
+// progress is where it is told how far the Jobs are: JSON has standard output for itself.
+func (o *runOptions) progress(stdout, stderr io.Writer) io.Writer {
+	if o.output == "json" {
+		return stderr
+	}
+	return stdout
+}
+
 // runGCPercent lets the heap grow fivefold between collections: that of a run is some 30 MB, and a run does not last.
 const runGCPercent = 400
 
@@ -72,13 +87,17 @@ func newRun() *cobra.Command {
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(runGCPercent)
 			}
+			begin := run
 			if options.server.IsGiven() {
 				if err := refuseLocal(command.Flags()); err != nil {
 					return usage(err)
 				}
-				return runOnServer(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
+				begin = runOnServer
 			}
-			return run(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
+			if err := checkOutput(options.output); err != nil {
+				return usage(err)
+			}
+			return begin(command.Context(), options, command.OutOrStdout(), command.ErrOrStderr())
 		},
 	}
 	flags := command.Flags()
@@ -95,9 +114,6 @@ func newRun() *cobra.Command {
 }
 
 func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) error {
-	if options.output != "text" && options.output != "json" {
-		return usage(fmt.Errorf("-o %s: there is text and json", options.output))
-	}
 	jobs, err := readJobs(options.files, options.namespace, metav1.NamespaceDefault)
 	if err != nil {
 		return usage(err)
@@ -116,11 +132,7 @@ func run(ctx context.Context, options *runOptions, stdout, stderr io.Writer) err
 	}
 	ctx, stopSignals := untilSignal(ctx)
 	defer stopSignals()
-	progress := stdout
-	if options.output == "json" {
-		progress = stderr
-	}
-	show := screen.New(progress)
+	show := screen.New(options.progress(stdout, stderr))
 	defer show.Close()
 	conclude := func(ended []screen.Conclusion) error {
 		show.Close()
@@ -167,9 +179,6 @@ func refuseLocal(flags *pflag.FlagSet) error {
 
 // runOnServer runs the Jobs where the options say. When it is interrupted they go on there.
 func runOnServer(ctx context.Context, options *runOptions, stdout, stderr io.Writer) error {
-	if options.output != "text" && options.output != "json" {
-		return usage(fmt.Errorf("-o %s: there is text and json", options.output))
-	}
 	server, err := options.server.Connect()
 	if err != nil {
 		return usage(err)
@@ -185,11 +194,7 @@ func runOnServer(ctx context.Context, options *runOptions, stdout, stderr io.Wri
 	}
 	ctx, stopSignals := untilSignal(ctx)
 	defer stopSignals()
-	progress := stdout
-	if options.output == "json" {
-		progress = stderr
-	}
-	show := screen.New(progress)
+	show := screen.New(options.progress(stdout, stderr))
 	defer show.Close()
 	ended, err := server.Run(ctx, jobs, show, options.follow)
 	show.Close()
